@@ -1,0 +1,314 @@
+"""The schema of a run: plain dataclasses, each field with its meaning and range.
+
+The YAML files in `conf/` hold the values; the defaults here are those of the group's default
+file. `docs/configuration.md` is generated from both. OmegaConf 2.3 knows neither `Literal` nor
+unions of containers, so a field that takes "auto or a number" is `Any` here and is checked by
+`check.py` against the `kind` in its metadata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    kind: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A config field with its meaning and range.
+
+    kind: for `Any` fields, the accepted forms joined by "|", out of
+    `int`, `float`, `bool`, `str`, `list`, `mapping`, `null` and quoted words, e.g. "int|'auto'".
+    minimum, maximum: inclusive bounds; above, below: exclusive ones.
+    """
+    metadata = {
+        "meaning": meaning,
+        "kind": kind,
+        "minimum": minimum,
+        "maximum": maximum,
+        "above": above,
+        "below": below,
+        "choices": choices,
+    }
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    """The base model."""
+
+    name: str = option("smollm2_135m", "Short name, for tables and the tracker.")
+    path: str = option(
+        "embedded",
+        "Where the model is: `embedded` (SmolLM2-135M-Instruct, shipped as a Python package), "
+        "a local folder, a `.gguf` file, or a repository on the Hugging Face Hub.",
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a hub repository.")
+    quantize: Any = option(
+        None,
+        "Quantize an unquantized base at load (QLoRA): `{bits: 4, group_size: 64, mode: affine}`. "
+        "Follows the memory profile unless set.",
+        kind="mapping|null",
+    )
+    dequantize: Any = option(
+        "auto",
+        "Turn a quantized base into plain floats at load: `auto` does so on the CPU, where "
+        "quantized products are slow.",
+        kind="bool|'auto'",
+    )
+
+
+@dataclass
+class LoraConfig:
+    """The low-rank adapter (Hu et al. 2021)."""
+
+    rank: int = option(16, "Rank r of the update.", minimum=1, maximum=4096)
+    alpha: float = option(32.0, "Numerator of the scale.", above=0)
+    dropout: float = option(0.0, "Probability of zeroing an adapter input.", minimum=0.0, below=1.0)
+    scaling: str = option(
+        "standard",
+        "`standard`: alpha / r; `rslora`: alpha / sqrt(r) (Kalajdzievski 2023).",
+        choices=("standard", "rslora"),
+    )
+    target_modules: Any = option(
+        "all-linear",
+        "Which projections get an adapter: `all-linear`, `attention`, `mlp`, or a list of module "
+        "names such as `[q_proj, v_proj]`.",
+        kind="str|list",
+    )
+    num_layers: Any = option(
+        "all",
+        "How many layers, counted from the last: `all` or a number.",
+        kind="int|'all'",
+        minimum=1,
+    )
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer and its learning-rate schedule."""
+
+    name: str = option(
+        "adamw",
+        "Update rule.",
+        choices=("adamw", "adam", "adafactor", "lion", "muon", "sgd"),
+    )
+    learning_rate: float = option(2e-4, "Peak learning rate.", above=0, maximum=10)
+    weight_decay: float = option(
+        0.0,
+        "Decoupled weight decay (adamw, lion, muon), L2 penalty (adafactor, sgd).",
+        minimum=0,
+        maximum=10,
+    )
+    beta1: float = option(0.9, "Decay of the first moment (adam, adamw, lion).", minimum=0, below=1)
+    beta2: float = option(
+        0.999, "Decay of the second moment (adam, adamw, lion).", minimum=0, below=1
+    )
+    eps: float = option(1e-8, "Added to the denominator (adam, adamw).", above=0, maximum=1)
+    momentum: float = option(0.9, "Momentum (sgd, muon).", minimum=0, below=1)
+    schedule: str = option(
+        "cosine",
+        "Shape after the warm-up: `cosine` or `linear` decay, `constant`, or `wsd` "
+        "(warmup-stable-decay: constant, then a linear decay at the end).",
+        choices=("cosine", "linear", "constant", "wsd"),
+    )
+    warmup_steps: int | None = option(
+        None, "Steps of linear warm-up; `null` takes `warmup_ratio`.", minimum=0
+    )
+    warmup_ratio: float = option(0.05, "Warm-up as a share of all steps.", minimum=0, maximum=1)
+    min_lr_ratio: float = option(
+        0.1, "Final learning rate as a share of the peak.", minimum=0, maximum=1
+    )
+    decay_ratio: float = option(
+        0.2, "`wsd` only: share of all steps spent decaying.", minimum=0, maximum=1
+    )
+    max_grad_norm: float | None = option(
+        1.0, "Clip the gradient's global L2 norm to this; `null` never clips.", above=0
+    )
+
+
+@dataclass
+class DataConfig:
+    """The data, and how its answers are judged."""
+
+    name: str = option("geography_sql", "Short name, for tables and the tracker.")
+    path: str = option(
+        "builtin:geography_sql",
+        "A JSONL file, a folder with `train.jsonl` (and `valid.jsonl`, `test.jsonl`), or "
+        "`builtin:NAME`.",
+    )
+    valid_path: str | None = option(
+        None, "Validation rows; `null`: the folder's, or else a split of the training rows."
+    )
+    test_path: str | None = option(
+        None, "Rows for the task metric; `null`: the folder's, or else the validation rows."
+    )
+    format: str = option(
+        "auto",
+        "Shape of a row; `auto` decides row by row.",
+        choices=("auto", "messages", "prompt_completion", "text"),
+    )
+    valid_fraction: float = option(
+        0.1,
+        "Share of the training rows set aside when there is no validation file.",
+        minimum=0,
+        below=1,
+    )
+    metric: str = option(
+        "none",
+        "Judge of generated answers: `exact_match`, `sql_execution`, or `none`.",
+        choices=("none", "exact_match", "sql_execution"),
+    )
+    database: str | None = option(
+        None, "`sql_execution` only: `builtin:NAME` or an SQLite file to run the answers on."
+    )
+
+
+@dataclass
+class MemoryProfileConfig:
+    """What fits into the machine. The only place for batch size and sequence length."""
+
+    name: str = option("auto", "Short name of the profile.")
+    micro_batch_size: Any = option(
+        "auto", "Rows in one forward and backward pass.", kind="int|'auto'", minimum=1
+    )
+    grad_accumulation_steps: Any = option(
+        "auto", "Micro-batches in one optimizer step.", kind="int|'auto'", minimum=1
+    )
+    max_seq_length: Any = option("auto", "Longest row in tokens.", kind="int|'auto'", minimum=2)
+    grad_checkpoint: Any = option(
+        "auto",
+        "Recompute activations in the backward pass: slower, much less memory.",
+        kind="bool|'auto'",
+    )
+    compute_dtype: str = option(
+        "auto",
+        "Type of the base weights and activations; the adapter is always float32.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    quantize: Any = option(
+        None, "Quantization of the base that `model.quantize` follows.", kind="mapping|null"
+    )
+    cache_limit_gb: float | None = option(
+        None, "Upper bound of MLX's buffer cache; `null` leaves MLX's own.", minimum=0
+    )
+    wired_limit_gb: float | None = option(
+        None, "Memory that macOS keeps resident; `null` takes what Metal recommends.", minimum=0
+    )
+    memory_limit_gb: float | None = option(
+        None, "Memory that a run should stay under; `null`: no limit.", above=0
+    )
+
+
+@dataclass
+class TrainConfig:
+    """How long to train, and when to stop."""
+
+    epochs: float = option(1.0, "Passes over the training rows.", above=0)
+    max_steps: int | None = option(None, "Optimizer steps; wins over `epochs` when set.", minimum=1)
+    label_smoothing: float = option(
+        0.0, "Share of the target probability spread over the vocabulary.", minimum=0, below=1
+    )
+    nonfinite_patience: int = option(
+        5,
+        "Stop after this many steps in a row with a NaN or infinite loss or gradient.",
+        minimum=1,
+    )
+    early_stopping_patience: int | None = option(
+        None, "Stop after this many validations without improvement; `null`: never.", minimum=1
+    )
+    early_stopping_min_delta: float = option(
+        0.0, "What counts as an improvement of the validation loss, in nats.", minimum=0
+    )
+    log_every: int = option(5, "Steps between two log lines.", minimum=1)
+    compile: bool = option(True, "Compile the training step (`mx.compile`).")
+
+
+@dataclass
+class CheckpointConfig:
+    """What is kept of the adapter."""
+
+    every: int = option(0, "Steps between two adapter saves; 0 saves at the end only.", minimum=0)
+    keep_last: int = option(2, "How many of these are kept.", minimum=1)
+    best: bool = option(
+        True, "End with the adapter of the lowest validation loss rather than the last one."
+    )
+
+
+@dataclass
+class EvalConfig:
+    """Validation while training, and the task metric before and after."""
+
+    every: Any = option(
+        "auto",
+        "Steps between two validations; `auto`: four over the run; 0: only before and after.",
+        kind="int|'auto'",
+        minimum=0,
+    )
+    batch_size: int = option(16, "Rows in one validation pass.", minimum=1)
+    max_rows: int | None = option(None, "Validation rows used; `null`: all.", minimum=1)
+    before: bool = option(True, "Also judge the base model, before training.")
+    task_rows: int | None = option(
+        None, "Test rows judged by the task metric; `null`: all.", minimum=1
+    )
+    generation_batch_size: int = option(50, "Answers generated at once.", minimum=1)
+    max_tokens: int = option(64, "Longest answer in tokens.", minimum=1)
+    samples: int = option(3, "Answers shown side by side at the end.", minimum=0)
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs are remembered."""
+
+    backend: str = option("mlflow", "`mlflow` or `none`.", choices=("mlflow", "none"))
+    uri: str | None = option(
+        None, "MLflow tracking URI; `null`: `mlflow.db` in `paths.tracking_dir`."
+    )
+    experiment_name: str = option("mlx-ft", "MLflow experiment.")
+    run_name: str | None = option(None, "Name of the run; `null`: made from what is trained.")
+    tags: dict[str, str] = option({}, "Tags of the run, e.g. `{owner: me}`.")
+
+
+@dataclass
+class PathsConfig:
+    """Where things are written."""
+
+    output_dir: str = option("outputs", "Run folders.")
+    tracking_dir: str = option("mlruns", "MLflow's database and artifacts.")
+    cache_dir: str = option("~/.cache/mlx-ft", "Converted models and compiled helpers.")
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    memory_profile: MemoryProfileConfig = field(default_factory=MemoryProfileConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    seed: int = option(42, "Seed of everything random in a run.", minimum=0, maximum=2**32 - 1)
+    device: str = option(
+        "auto", "`auto`: Metal or CUDA where there is one.", choices=("auto", "cpu", "gpu")
+    )
+    threads: int | None = option(
+        None, "CPU threads for matrix products; `null`: all cores.", minimum=1
+    )
+    log_level: str = option(
+        "info", "Least severe message shown.", choices=("debug", "info", "warning", "error")
+    )
