@@ -1,0 +1,196 @@
+"""Makes the process ready for MLX: the BLAS before `mlx.core` is imported, the device after.
+
+On Linux MLX's CPU build comes with the reference BLAS, whose float32 products run about 50
+times slower than the machine can. A library that exports `cblas_sgemm` globally before
+`mlx.core` is loaded takes its place: the dynamic linker resolves MLX's symbol to the first one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_ft.errors import ConfigError, MlxFtError
+
+if TYPE_CHECKING:
+    from mlx_ft.config.schema import MemoryProfileConfig
+
+logger = logging.getLogger(__name__)
+
+GIB = 1024**3
+
+# scipy-openblas32 prefixes every symbol; these two functions give the prefix-less names back.
+SHIM = """
+#include <stddef.h>
+#define ARGS(T) int order, int ta, int tb, int m, int n, int k, T alpha, const T *a, int lda, \\
+    const T *b, int ldb, T beta, T *c, int ldc
+#define PASS order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
+void scipy_cblas_sgemm(ARGS(float));
+void scipy_cblas_dgemm(ARGS(double));
+void cblas_sgemm(ARGS(float)) { scipy_cblas_sgemm(PASS); }
+void cblas_dgemm(ARGS(double)) { scipy_cblas_dgemm(PASS); }
+"""
+
+SLOW = (
+    "no fast BLAS found: float32 matrix products run about 50 times slower than they could "
+    "({reason}). Install a C compiler (`apt install gcc`) or `libopenblas0`, then start again."
+)
+
+
+@dataclass(frozen=True)
+class Blas:
+    """What multiplies matrices on the CPU. fast: worth training with."""
+
+    name: str
+    fast: bool
+
+
+_prepared: Blas | None = None
+
+
+def prepare(threads: int | None = None, cache_dir: Path | None = None) -> Blas:
+    """Bring in a fast BLAS; call it before anything imports `mlx.core`. Idempotent.
+
+    threads: CPU threads of matrix products; None leaves all cores. cache_dir: where the
+    compiled shim is kept. Raises MlxFtError when `mlx.core` was imported too early on Linux.
+    """
+    global _prepared
+    if _prepared is not None:
+        return _prepared
+    if sys.platform != "linux":
+        _prepared = Blas("Accelerate", fast=True)
+        return _prepared
+    if "mlx.core" in sys.modules:
+        raise MlxFtError(
+            "mlx.core was imported before mlx_ft could bring in a fast BLAS; "
+            "import mlx_ft and call mlx_ft.runtime.prepare() first"
+        )
+    if threads is not None:
+        os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+    _prepared = _load_blas(cache_dir or default_cache_dir())
+    return _prepared
+
+
+def default_cache_dir() -> Path:
+    """Where converted models and compiled helpers go unless configured: `MLX_FT_CACHE`."""
+    return Path(os.environ.get("MLX_FT_CACHE", "~/.cache/mlx-ft")).expanduser()
+
+
+def _load_blas(cache_dir: Path) -> Blas:
+    reasons = []
+    for load in (_load_packaged_blas, _load_system_blas):
+        try:
+            return Blas(load(cache_dir), fast=True)
+        except (OSError, ImportError, subprocess.SubprocessError, shutil.Error) as error:
+            reasons.append(str(error).strip().splitlines()[-1])
+    logger.warning(SLOW.format(reason="; ".join(reasons)))
+    return Blas("reference BLAS", fast=False)
+
+
+def _load_packaged_blas(cache_dir: Path) -> str:
+    """The PyPI package scipy-openblas32 through a forwarding shim, compiled once."""
+    spec = importlib.util.find_spec("scipy_openblas32")
+    if spec is None or spec.origin is None:
+        raise ImportError("the package scipy-openblas32 is not installed")
+    library_dir = Path(spec.origin).parent / "lib"
+    version = metadata.version("scipy-openblas32")
+    key = hashlib.sha256(f"{SHIM}{library_dir}{version}".encode()).hexdigest()[:16]
+    shim = cache_dir / "blas" / f"shim-{key}.so"
+    if not shim.exists():
+        shim = _compile_shim(library_dir, shim)
+    ctypes.CDLL(str(shim), ctypes.RTLD_GLOBAL)
+    return f"OpenBLAS (scipy-openblas32 {version})"
+
+
+def _compile_shim(library_dir: Path, target: Path) -> Path:
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise OSError("no C compiler (cc, gcc or clang)")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    except OSError:  # no place to keep it: compiled anew by each process
+        scratch = Path(tempfile.mkdtemp(prefix="mlx-ft-"))
+        target = scratch.with_suffix(".so")
+    try:
+        source, built = scratch / "shim.c", scratch / "shim.so"
+        source.write_text(SHIM)
+        link = [f"-L{library_dir}", "-lscipy_openblas", f"-Wl,-rpath,{library_dir}"]
+        command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(built), str(source), *link]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        return built.replace(target)  # atomic: another process may do the same
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _load_system_blas(_: Path) -> str:
+    ctypes.CDLL("libopenblas.so.0", ctypes.RTLD_GLOBAL)
+    return "OpenBLAS (system)"
+
+
+def select_device(device: str = "auto") -> str:
+    """Make `device` MLX's default one and return "metal", "cuda" or "cpu".
+
+    device: "auto", "cpu" or "gpu". Raises ConfigError for a GPU that is not there.
+    """
+    import mlx.core as mx
+
+    gpu = "metal" if mx.metal.is_available() else "cuda" if _cuda_available() else None
+    if device == "gpu" and gpu is None:
+        raise ConfigError(
+            "device: found 'gpu', but MLX sees none on this machine. Use device=cpu or "
+            "device=auto; for an NVIDIA card install the extra: pip install 'mlx-ft[cuda]'"
+        )
+    chosen = gpu if gpu and device != "cpu" else "cpu"
+    mx.set_default_device(mx.Device(mx.cpu if chosen == "cpu" else mx.gpu))
+    return chosen
+
+
+def _cuda_available() -> bool:
+    import mlx.core as mx
+
+    cuda = getattr(mx, "cuda", None)
+    return bool(cuda is not None and cuda.is_available())
+
+
+def set_limits(profile: MemoryProfileConfig, device: str) -> None:
+    """Apply the profile's memory limits; the wired limit exists on Metal only."""
+    import mlx.core as mx
+
+    if profile.cache_limit_gb is not None:
+        mx.set_cache_limit(int(profile.cache_limit_gb * GIB))
+    if profile.memory_limit_gb is not None:
+        mx.set_memory_limit(int(profile.memory_limit_gb * GIB))
+    if device == "metal":
+        recommended = int(mx.device_info().get("max_recommended_working_set_size", 0))
+        wanted = profile.wired_limit_gb
+        limit = recommended if wanted is None else min(int(wanted * GIB), recommended)
+        if limit:
+            mx.set_wired_limit(limit)
+
+
+def matmul_gflops(size: int = 1024, repeats: int = 5) -> float:
+    """Best measured speed of a float32 (size, size) product on the default device."""
+    import mlx.core as mx
+
+    a = mx.random.uniform(shape=(size, size))
+    b = mx.random.uniform(shape=(size, size))
+    mx.eval(a, b, a @ b)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        mx.eval(a @ b)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
