@@ -1,0 +1,37 @@
+"""A batch on the device: the only place where data becomes MLX arrays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_ft.data.batch import Batch
+
+# Target positions are filled up to a multiple of this, so that compiled steps see few shapes.
+POSITION_MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A batch on the device: inputs (B, T); positions, labels, weights (N,)."""
+
+    inputs: mx.array
+    positions: mx.array
+    labels: mx.array
+    weights: mx.array
+
+
+def to_arrays(batch: Batch) -> Arrays:
+    """The batch's targets as positions in its flattened (B * T) tokens, filled with weight 0."""
+    positions = np.flatnonzero(batch.mask)
+    filled = math.ceil(max(1, len(positions)) / POSITION_MULTIPLE) * POSITION_MULTIPLE
+    fill = (0, filled - len(positions))
+    return Arrays(
+        mx.array(batch.inputs),
+        mx.array(np.pad(positions, fill).astype(np.int32)),
+        mx.array(np.pad(batch.targets.reshape(-1)[positions], fill).astype(np.int32)),
+        mx.array(np.pad(np.ones(len(positions), np.float32), fill)),
+    )

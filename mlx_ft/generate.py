@@ -1,0 +1,64 @@
+"""Text from a model: one answer as a stream, or many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+def stream(
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+) -> Iterator[str]:
+    """Yield pieces of the answer to `prompt` (token ids) as they are decoded.
+
+    temperature: 0 is greedy. Stops at the tokenizer's end tokens or after `max_tokens`.
+    """
+    from mlx_lm import stream_generate
+    from mlx_lm.sample_utils import make_sampler
+
+    if seed is not None:
+        mx.random.seed(seed)
+    model.eval()
+    sampler = make_sampler(temp=temperature, top_p=top_p)
+    for response in stream_generate(
+        model, tokenizer, list(prompt), max_tokens=max_tokens, sampler=sampler
+    ):
+        yield response.text
+
+
+def batch(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    batch_size: int,
+) -> Iterator[str]:
+    """Yield the greedy answer to each prompt, in order, `batch_size` at a time.
+
+    Prompts of similar length share a batch would be faster still; order is kept for callers.
+    """
+    from mlx_lm import batch_generate
+
+    model.eval()
+    for start in range(0, len(prompts), batch_size):
+        chunk = [list(prompt) for prompt in prompts[start : start + batch_size]]
+        response = batch_generate(
+            model,
+            tokenizer,
+            chunk,
+            max_tokens=max_tokens,
+            prefill_batch_size=len(chunk),
+            completion_batch_size=len(chunk),
+        )
+        yield from (text.strip() for text in response.texts)

@@ -1,0 +1,241 @@
+"""LoRA adapters: attach, count, save, load, detach. Files are those of mlx-lm.
+
+An adapted projection computes y = W x + s B A x, with W frozen (Hu et al. 2021). The layers are
+mlx-lm's, so that what is trained here is computed in the same way wherever mlx-lm loads it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_ft.config.schema import LoraConfig
+from mlx_ft.errors import AdapterError, ConfigError
+
+WEIGHTS = "adapters.safetensors"
+SETTINGS = "adapter_config.json"
+
+# A group is told by the name of the module that holds the projection, across model families.
+GROUPS = {
+    "attention": ("attn", "attention"),
+    "mlp": ("mlp", "moe", "feed_forward", "ffn", "experts"),
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is attached to a model, as mlx-lm's `adapter_config.json` describes it."""
+
+    rank: int
+    scale: float
+    dropout: float
+    num_layers: int
+    keys: tuple[str, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """The content of `adapter_config.json` that mlx-lm reads."""
+        return {
+            "fine_tune_type": "lora",
+            "num_layers": self.num_layers,
+            "lora_parameters": {
+                "rank": self.rank,
+                "scale": self.scale,
+                "dropout": self.dropout,
+                "keys": list(self.keys),
+            },
+        }
+
+
+def scale(config: LoraConfig) -> float:
+    """s in y = W x + s B A x: alpha / r, or alpha / sqrt(r) for rsLoRA (arXiv:2312.03732)."""
+    divisor = math.sqrt(config.rank) if config.scaling == "rslora" else config.rank
+    return config.alpha / divisor
+
+
+def attach(model: nn.Module, config: LoraConfig) -> Adapter:
+    """Freeze `model` and put trainable LoRA layers on the configured projections.
+
+    B starts at zero, so the adapted model computes what the base does. Raises ConfigError when
+    a target matches nothing or there are fewer layers than asked for.
+    """
+    layers = model.layers
+    count = len(layers) if config.num_layers == "all" else int(config.num_layers)
+    if count > len(layers):
+        raise ConfigError(
+            f"lora.num_layers: found {count}, but this model has {len(layers)} layers. "
+            f"Use lora.num_layers=all or at most {len(layers)}"
+        )
+    chosen = layers[len(layers) - count :]
+    keys = _match(config.target_modules, sorted({k for layer in chosen for k, _ in _linear(layer)}))
+    adapter = Adapter(config.rank, scale(config), config.dropout, count, tuple(keys))
+    _convert(model, adapter)
+    return adapter
+
+
+def _linear(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(path within the layer, projection) of everything that can carry an adapter."""
+    from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+
+    kinds = (nn.Linear, nn.QuantizedLinear, SwitchLinear, QuantizedSwitchLinear)
+    for path, module in layer.named_modules():
+        if isinstance(module, kinds):
+            yield path, module
+
+
+def _match(targets: str | list[str], available: list[str]) -> list[str]:
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    matched: set[str] = set()
+    missing = []
+    for name in wanted:
+        hits = [path for path in available if _is_target(name, path)]
+        matched.update(hits)
+        if not hits:
+            missing.append(name)
+    if missing:
+        names = sorted({path.rsplit(".", 1)[-1] for path in available})
+        raise ConfigError(
+            f"lora.target_modules: {', '.join(map(repr, missing))} matches no projection of this "
+            f"model. It has: {', '.join(names)}; or use all-linear, attention, mlp"
+        )
+    return sorted(matched)
+
+
+def _is_target(name: str, path: str) -> bool:
+    if name == "all-linear":
+        return True
+    if name in GROUPS:
+        owners = path.split(".")[:-1]
+        return any(hint in owner for owner in owners for hint in GROUPS[name])
+    return path == name or path.endswith(f".{name}")
+
+
+def _convert(model: nn.Module, adapter: Adapter) -> None:
+    from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+    from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
+
+    model.freeze()
+    layers = model.layers
+    for layer in layers[len(layers) - adapter.num_layers :]:
+        converted = []
+        for path, module in _linear(layer):
+            if path not in adapter.keys:
+                continue
+            switch = isinstance(module, (SwitchLinear, QuantizedSwitchLinear))
+            kind = LoRASwitchLinear if switch else LoRALinear
+            lora = kind.from_base(
+                module, r=adapter.rank, dropout=adapter.dropout, scale=adapter.scale
+            )
+            converted.append((path, lora))
+        layer.update_modules(tree_unflatten(converted))
+
+
+def detach(model: nn.Module) -> None:
+    """Take every LoRA layer off again; the base is as it was."""
+    from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
+
+    bare = [
+        (path, module.linear)
+        for path, module in model.named_modules()
+        if isinstance(module, (LoRALinear, LoRASwitchLinear))
+    ]
+    model.update_modules(tree_unflatten(bare))
+
+
+def parameters(model: nn.Module) -> dict[str, mx.array]:
+    """The adapter's arrays by their full names: lora_a (in, r), lora_b (r, out)."""
+    return dict(tree_flatten(model.trainable_parameters()))
+
+
+def count(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(array.size for array in parameters(model).values())
+
+
+def save(
+    weights: Mapping[str, mx.array],
+    adapter: Adapter,
+    folder: Path,
+    about: Mapping[str, Any],
+) -> None:
+    """Write `adapters.safetensors` and `adapter_config.json` into `folder`, each atomically.
+
+    about: kept under "mlx_ft" in the settings: base model, run, config; mlx-lm ignores it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {**adapter.settings(), "mlx_ft": dict(about)}
+    partial = folder / f".{WEIGHTS}.partial.safetensors"
+    mx.save_safetensors(str(partial), dict(weights), metadata={"format": "mlx"})
+    partial.replace(folder / WEIGHTS)
+    text = folder / f".{SETTINGS}.partial"
+    text.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    text.replace(folder / SETTINGS)
+
+
+def read_settings(folder: Path) -> tuple[Adapter, dict[str, Any]]:
+    """The adapter's shape and everything else in `adapter_config.json`.
+
+    Raises AdapterError when a file is missing or does not describe a LoRA adapter.
+    """
+    faults = [
+        f"{folder / name} is missing"
+        for name in (SETTINGS, WEIGHTS)
+        if not (folder / name).is_file()
+    ]
+    if faults:
+        raise AdapterError(f"{folder} is not an adapter folder", faults)
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        wanted = settings["lora_parameters"]
+        adapter = Adapter(
+            int(wanted["rank"]),
+            float(wanted["scale"]),
+            float(wanted["dropout"]),
+            int(settings["num_layers"]),
+            tuple(map(str, wanted["keys"])),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(
+            f"{folder / SETTINGS} is not a LoRA description: {type(error).__name__}: {error}"
+        ) from None
+    return adapter, settings
+
+
+def load(model: nn.Module, folder: Path) -> Adapter:
+    """Attach the adapter saved in `folder` to a bare `model`.
+
+    Raises AdapterError that lists every tensor which is missing, unexpected, of another shape,
+    or not finite; the model is then bare again.
+    """
+    adapter, _ = read_settings(folder)
+    if adapter.num_layers <= 0:  # mlx-lm's way of saying all
+        adapter = replace(adapter, num_layers=len(model.layers))
+    try:
+        weights = cast(dict[str, mx.array], mx.load(str(folder / WEIGHTS)))
+    except RuntimeError as error:
+        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {error}") from None
+    _convert(model, adapter)
+    faults = _mismatches(parameters(model), weights)
+    if faults:
+        detach(model)
+        raise AdapterError(f"the adapter in {folder} does not fit this model", faults)
+    model.load_weights(list(weights.items()), strict=False)
+    return adapter
+
+
+def _mismatches(expected: Mapping[str, mx.array], found: Mapping[str, mx.array]) -> list[str]:
+    faults = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"{name}: not part of this model" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if found[name].shape != expected[name].shape:
+            faults.append(f"{name}: shape {found[name].shape}, expected {expected[name].shape}")
+        elif not mx.isfinite(found[name]).all().item():
+            faults.append(f"{name}: holds NaN or infinity")
+    return faults

@@ -1,0 +1,169 @@
+"""The command line of the main job: check, compose, resolve, run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mlx_ft.config.compose import (
+    SETTINGS,
+    CommandLine,
+    check,
+    compose,
+    explain,
+    open_hydra,
+    public_dict,
+    resolve,
+)
+from mlx_ft.errors import ConfigError, MlxFtError
+
+INTERRUPTED = 130
+EXIT_CODES = {"FINISHED": 0, "KILLED": INTERRUPTED}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one `train.py` command line; returns the exit code.
+
+    0 done; 1 failed while running; 2 the user's mistake; 130, 143 interrupted.
+    """
+    arguments = [*(sys.argv[1:] if argv is None else argv)]
+    if "--version" in arguments:
+        print(f"mlx-ft {version('mlx-ft')}, Hydra {version('hydra-core')}")
+        return 0
+    try:
+        return _dispatch(_parse(arguments))
+    except MlxFtError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        _report(error)
+        return 1
+
+
+def _parse(argv: list[str]) -> Namespace:
+    """Hydra's own options; what they leave over counts as a `key=value` argument."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}. All options: --help. Nothing was written.")
+
+    parser.error = refuse
+    args, left = parser.parse_known_args(argv)
+    args.overrides += left
+    if args.experimental_rerun is not None:
+        raise ConfigError(
+            "--experimental-rerun is refused: it unpickles a file, which can run any code. "
+            "Run again with --config-dir RUN_FOLDER --config-name config. Nothing was written."
+        )
+    args.parser = parser
+    return args
+
+
+def _dispatch(args: Namespace) -> int:
+    folders = [Path(folder) for folder in (args.config_dir, args.config_path) if folder]
+    command = CommandLine(
+        overrides=() if args.shell_completion else tuple(args.overrides),
+        config_name=args.config_name or "main",
+        config_dirs=tuple(folders),
+        multirun=args.multirun,
+    )
+    check(command)
+    if args.help or args.hydra_help or args.cfg or args.shell_completion or args.info:
+        return _show(args, command)
+    if args.resolve or args.package:
+        raise ConfigError("--resolve and --package go with --cfg. Nothing was written.")
+    return _sweep(command) if args.multirun else _train(command)
+
+
+def _train(command: CommandLine) -> int:
+    cfg = compose(open_hydra(command), command)
+    config, public = resolve(cfg), public_dict(cfg)
+    run_dir = Path(cfg.hydra.run.dir) if command.given("hydra.run.dir") else None
+    from mlx_ft.run import run  # heavy: only once the configuration is accepted
+
+    result = run(
+        config,
+        public=public,
+        run_dir=run_dir,
+        overrides=command.overrides,
+        choices=group_choices(cfg),
+    )
+    return EXIT_CODES.get(result.status, 1)
+
+
+def group_choices(cfg: DictConfig) -> dict[str, str]:
+    """Which file each group was taken from, e.g. {"optimizer": "adamw"}."""
+    choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    return {str(k): str(v) for k, v in choices.items() if not str(k).startswith("hydra/")}
+
+
+def _show(args: Namespace, command: CommandLine) -> int:
+    """Everything that only prints: Hydra does it."""
+    hydra = open_hydra(command)
+    name, overrides = command.config_name, command.for_hydra()
+    try:
+        if args.help:
+            hydra.app_help(name, args.parser, Namespace(overrides=overrides, resolve=args.resolve))
+        elif args.hydra_help:
+            hydra.hydra_help(name, args.parser, Namespace(overrides=[*SETTINGS]))
+        elif args.cfg:
+            hydra.show_cfg(name, overrides, args.cfg, args.package, args.resolve)
+        elif args.shell_completion:
+            hydra.shell_completion(name, args.overrides)
+        else:
+            hydra.show_info(args.info, name, overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{explain(error)}. Nothing was written.") from error
+    return 0
+
+
+def _sweep(command: CommandLine) -> int:
+    """`-m`: the sweeper plugin of `hydra_plugins/` expands the grid and runs the trials.
+
+    Hydra's own multirun would also instantiate `hydra.callbacks`, which run code.
+    """
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext
+
+    from mlx_ft.sweeper.trial import run_trial
+
+    hydra = open_hydra(command)
+    cfg = compose(hydra, command)
+    sweeper = Plugins.instance().instantiate_sweeper(
+        hydra_context=HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks()),
+        task_function=run_trial,
+        config=cfg,
+    )
+    return int(sweeper.sweep([*cfg.hydra.overrides.task]))
+
+
+def _report(error: Exception) -> None:
+    """One line on the terminal, the traceback in the run's log; or here when there is none."""
+    logger = logging.getLogger("mlx_ft")
+    handlers = [*logger.handlers, *logging.getLogger().handlers]
+    logs = [handler for handler in handlers if isinstance(handler, logging.FileHandler)]
+    record = logger.makeRecord(
+        logger.name, logging.ERROR, __file__, 0, "The run failed.", (), sys.exc_info()
+    )
+    for log in logs:
+        log.handle(record)
+    where = f"The traceback is in {logs[0].baseFilename}." if logs else "There is no log yet."
+    if not logs:
+        traceback.print_exception(error)
+    print(f"Failed: {type(error).__name__}: {explain(error)} {where}", file=sys.stderr)

@@ -1,0 +1,195 @@
+"""Scores of generated answers: is this prediction right, given the reference?"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from mlx_ft.errors import ConfigError
+
+SqlValue = str | int | float | bytes | None
+SqlRow = tuple[SqlValue, ...]
+
+MAX_ROWS = 10_000
+RELATIVE_TOLERANCE = 1e-6
+# Checked every so many steps of SQLite's virtual machine.
+PROGRESS_STEPS = 1_000
+# A prediction may only read. Pragmas, ATTACH, writes and transactions have codes of their own.
+ALLOWED_ACTIONS = frozenset({
+    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
+})  # fmt: skip
+DENIED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer"})
+# One step of the machine is not interrupted, so a single value must stay small.
+LIMITS = {sqlite3.SQLITE_LIMIT_LENGTH: 100_000, sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100}
+
+_FENCE = re.compile(r"```(?:sql(?:ite)?\b)?(.*?)(?:```)?", re.DOTALL | re.IGNORECASE)
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
+
+
+class Metric(Protocol):
+    """Decides whether a prediction counts as right."""
+
+    name: str
+
+    def __call__(self, prediction: str, reference: str) -> bool:
+        """Whether the prediction is right, given the reference."""
+        ...
+
+
+class ExactMatch:
+    """Right when both texts are the same but for whitespace."""
+
+    name = "exact_match"
+
+    def __call__(self, prediction: str, reference: str) -> bool:
+        """Whether both texts consist of the same words."""
+        return prediction.split() == reference.split()
+
+
+class SqlExecution:
+    """Right when the predicted query gives the same result as the reference query.
+
+    Results are compared as multisets of rows; in order only where the reference orders more
+    than one row. Column names do not count, the number of columns does. Numbers may differ
+    by a relative 1e-6. connection: used from the caller's thread, never written to.
+    time_limit: seconds for one query.
+    """
+
+    name = "sql_execution"
+
+    def __init__(self, connection: sqlite3.Connection, time_limit: float = 1.0) -> None:
+        self.connection = connection
+        self.time_limit = time_limit
+
+    def __call__(self, prediction: str, reference: str) -> bool:
+        """Whether both queries give the same result; False for any query that does not run.
+
+        Raises ValueError when it is the reference that does not run.
+        """
+        try:
+            expected = self._run(reference)
+        except ValueError as error:
+            raise ValueError(f"The reference query {reference!r} does not run: {error}") from error
+        try:
+            found = self._run(prediction)
+        except ValueError:
+            return False
+        return same_result(found, expected, ordered=has_order(reference))
+
+    def _run(self, query: str) -> tuple[int, list[SqlRow]]:
+        """The number of columns and the rows of a query. Raises ValueError for any failure."""
+        try:
+            with (
+                _read_only(self.connection, self.time_limit),
+                contextlib.closing(self.connection.cursor()) as cursor,
+            ):
+                cursor.row_factory = None
+                cursor.execute(strip_query(query))
+                rows = cursor.fetchmany(MAX_ROWS + 1)
+                columns = len(cursor.description or ())
+        # sqlite3.Warning: two statements, before Python 3.12; ValueError: a NUL or a surrogate.
+        except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
+            raise ValueError(str(error)) from error
+        if not columns:
+            raise ValueError("not a query")
+        if len(rows) > MAX_ROWS:
+            raise ValueError(f"more than {MAX_ROWS} rows")
+        return columns, rows
+
+
+def strip_query(text: str) -> str:
+    """Remove a Markdown fence around the whole text and a semicolon at its end."""
+    text = text.strip()
+    fenced = _FENCE.fullmatch(text)
+    return (fenced.group(1) if fenced else text).strip().removesuffix(";").rstrip()
+
+
+def has_order(query: str) -> bool:
+    """Whether the query says ORDER BY, outside quotes."""
+    return _ORDER_BY.search(_QUOTED.sub("''", query)) is not None
+
+
+def same_result(
+    found: tuple[int, list[SqlRow]], expected: tuple[int, list[SqlRow]], ordered: bool
+) -> bool:
+    """Whether two results hold the same rows. Each is (number of columns, rows)."""
+    (found_columns, found_rows), (expected_columns, expected_rows) = found, expected
+    if found_columns != expected_columns or len(found_rows) != len(expected_rows):
+        return False
+    if ordered:
+        return all(map(same_row, found_rows, expected_rows))
+    # Equal rows cancel out; what is left can match only within the tolerance.
+    found_left = sorted((Counter(found_rows) - Counter(expected_rows)).elements(), key=_sort_key)
+    for row in (Counter(expected_rows) - Counter(found_rows)).elements():
+        match = next((i for i, other in enumerate(found_left) if same_row(other, row)), None)
+        if match is None:
+            return False
+        del found_left[match]
+    return True
+
+
+def same_row(left: SqlRow, right: SqlRow) -> bool:
+    """Whether two rows hold the same values, numbers within the tolerance."""
+    return all(map(_same_value, left, right))
+
+
+def _same_value(left: SqlValue, right: SqlValue) -> bool:
+    if isinstance(left, int | float) and isinstance(right, int | float):
+        return math.isclose(left, right, rel_tol=RELATIVE_TOLERANCE)
+    return left == right
+
+
+def _sort_key(row: SqlRow) -> list[tuple[str, str]]:
+    return [(type(value).__name__, repr(value)) for value in row]
+
+
+@contextlib.contextmanager
+def _read_only(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    """Allow only reading, for so many seconds; afterwards the connection is unrestricted."""
+    deadline = time.monotonic() + seconds
+    limits = {limit: connection.setlimit(limit, value) for limit, value in LIMITS.items()}
+    connection.set_authorizer(_authorize)
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
+        connection.set_authorizer(None)
+        for limit, value in limits.items():
+            connection.setlimit(limit, value)
+
+
+def _authorize(
+    action: int, _first: str | None, second: str | None, _database: str | None, _view: str | None
+) -> int:
+    """SQLite's question for every action while it compiles a query; functions come as `second`."""
+    if action not in ALLOWED_ACTIONS:
+        return sqlite3.SQLITE_DENY
+    denied = action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in DENIED_FUNCTIONS
+    return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
+
+
+def build_metric(name: str, database: Callable[[], sqlite3.Connection] | None = None) -> Metric:
+    """Build the metric of that name. database: what `sql_execution` runs its queries on.
+
+    Raises ConfigError for an unknown name, or where the database is missing.
+    """
+    if name == ExactMatch.name:
+        return ExactMatch()
+    if name != SqlExecution.name:
+        raise ConfigError(
+            f"Unknown metric {name!r}. Use one of: {ExactMatch.name}, {SqlExecution.name}."
+        )
+    if database is None:
+        raise ConfigError(
+            f"The metric {name!r} needs a database, and this data set brings none. "
+            f"Use {ExactMatch.name!r}, or a data set with a database."
+        )
+    return SqlExecution(database())

@@ -1,0 +1,202 @@
+"""What a run leaves behind: every figure goes to `metrics.jsonl` and to the tracker alike."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_ft import lora
+from mlx_ft.config.schema import Config
+from mlx_ft.evaluate import Answer, Validation
+from mlx_ft.memory import Usage
+from mlx_ft.runfolder import RunFolder
+from mlx_ft.state import TrainState
+from mlx_ft.tracking import build_tracker
+from mlx_ft.trainer import Plan, StepResult
+
+if TYPE_CHECKING:
+    from mlx_ft.session import Accepted
+
+logger = logging.getLogger(__name__)
+
+
+class Record:
+    """The records of one run: its folder and its tracker."""
+
+    def __init__(
+        self,
+        config: Config,
+        public: Mapping[str, Any],
+        folder: RunFolder,
+        parent_run_id: str | None,
+    ) -> None:
+        self.config = config
+        self.public = public
+        self.folder = folder
+        self.tracker = build_tracker(config, parent_run_id)
+        self.rows: list[dict[str, Any]] = []
+
+    def begin(
+        self,
+        accepted: Accepted,
+        plan: Plan,
+        overrides: Sequence[str],
+        choices: Mapping[str, str],
+    ) -> None:
+        """Save the configuration, open the tracked run, say what is about to happen."""
+        config, stats = self.config, accepted.dataset.stats
+        self.folder.write_config(self.public)
+        located = accepted.loaded.located
+        tags = {
+            "mlx_ft.run_dir": str(self.folder.path),
+            "mlx_ft.overrides": " ".join(overrides),
+            "mlx_ft.choices": " ".join(f"{key}={value}" for key, value in choices.items()),
+            "mlx_ft.device": accepted.device,
+            "mlx_ft.model": f"{located.name} ({located.source})",
+            "mlx_ft.model_revision": located.revision or "none",
+        }
+        name = config.tracking.run_name or self.folder.path.name
+        self.tracker.start(name, self.public, tags)
+        self.tracker.log_dataset(
+            config.data.name, accepted.dataset.digest, config.data.path, stats, "training"
+        )
+        self.tracker.log_file(self.folder.path / "config.yaml")
+        trainable = lora.count(accepted.loaded.model)
+        for note in accepted.loaded.notes:
+            logger.info("model: %s", note)
+        logger.info(
+            "%s on %s: %s trainable parameters in %d layers; %d training rows, %d steps "
+            "of %d x %d rows (%.2f epochs); run folder %s",
+            located.name,
+            accepted.device,
+            f"{trainable:,}",
+            accepted.adapter.num_layers,
+            len(accepted.dataset.train),
+            plan.steps,
+            plan.accumulation,
+            config.memory_profile.micro_batch_size,
+            plan.epochs,
+            self.folder.path,
+        )
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Note figures of one step in both places."""
+        row = {"step": step, **values}
+        self.rows.append(row)
+        self.folder.append_metrics(row)
+        self.tracker.log_metrics(values, step)
+
+    def step(self, result: StepResult, usage: Usage) -> None:
+        """One optimizer step; a skipped one has no loss, but counts."""
+        self.metrics(
+            result.step,
+            {
+                "train/loss": result.loss,
+                "train/learning_rate": result.learning_rate,
+                "train/grad_norm": result.grad_norm,
+                "train/tokens_per_second": result.tokens / result.seconds,
+                "train/target_tokens": result.target_tokens,
+                "memory/mlx_peak_gb": usage.peak,
+                "memory/mlx_active_gb": usage.active,
+                "memory/mlx_cache_gb": usage.cache,
+                "memory/rss_gb": usage.rss,
+            },
+        )
+        if result.step % self.config.train.log_every == 0:
+            self.tracker.flush()
+
+    def validation(self, step: int, result: Validation) -> None:
+        """A validation: loss and perplexity."""
+        logger.info(
+            "validation at step %d: loss %.4f, perplexity %.3f",
+            step,
+            result.loss,
+            result.perplexity,
+        )
+        self.metrics(step, {"val/loss": result.loss, "val/perplexity": result.perplexity})
+        self.tracker.flush()
+
+    def accuracy(self, step: int, value: float, count: int) -> None:
+        """The task metric on generated answers."""
+        logger.info("task accuracy at step %d: %.1f%% of %d", step, 100 * value, count)
+        self.metrics(step, {"task/accuracy": value})
+        self.tracker.flush()
+
+    def adapter(self, state: TrainState, accepted: Accepted, folder: Path | None = None) -> None:
+        """Write the adapter as it is now, with what it was made from."""
+        located = accepted.loaded.located
+        about = {
+            "base_model": self.config.model.path,
+            "base_name": located.name,
+            "base_revision": located.revision,
+            "step": state.progress.step,
+            "lora": asdict(self.config.lora),
+            "run_id": self.tracker.run_id,
+        }
+        lora.save(state.adapter(), accepted.adapter, folder or self.folder.adapter, about)
+
+    def checkpoint(self, state: TrainState, accepted: Accepted) -> None:
+        """Save the adapter on the way; keep the last `checkpoint.keep_last` of them."""
+        step = state.progress.step
+        self.adapter(state, accepted, self.folder.checkpoints / f"step-{step:06d}")
+        saved = sorted(self.folder.checkpoints.glob("step-*"))
+        for old in saved[: -self.config.checkpoint.keep_last]:
+            shutil.rmtree(old)
+        self.tracker.flush()
+
+    def end(
+        self, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]
+    ) -> None:
+        """Figures, samples, summary and adapter; then the tracked run's status."""
+        rows = sample_rows(before, after)
+        self.folder.write_rows("samples.jsonl", rows)
+        if rows:
+            self.tracker.log_table("samples", rows)
+            self.tracker.log_file(self.folder.path / "samples.jsonl")
+        self._figures()
+        self.folder.write_summary(summary)
+        self.tracker.log_file(self.folder.path / "summary.json")
+        if self.folder.adapter.exists():
+            self.tracker.log_file(self.folder.adapter)
+        for handler in logging.getLogger("mlx_ft").handlers:
+            handler.flush()
+        self.tracker.log_file(self.folder.path / "train.log")
+        self.tracker.end(summary["status"], summary["reason"])
+
+    def _figures(self) -> None:
+        if not self.rows:
+            return
+        from mlx_ft import plots
+
+        for name, figure in plots.training_figures(self.rows).items():
+            content = plots.png(figure)
+            if name == "loss":
+                self.folder.write_bytes("loss.png", content)
+            figures = self.folder.path / "figures"
+            figures.mkdir(exist_ok=True)
+            (figures / f"{name}.png").write_bytes(content)
+        self.tracker.log_file(self.folder.path / "figures")
+
+
+def sample_rows(before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[str, Any]]:
+    """One row per question: the answers of the base model and of the tuned one."""
+    rows = []
+    for old, new in zip_longest(before, after):
+        known = new or old
+        rows.append(
+            {
+                "question": known.question,
+                "expected": known.reference,
+                "before": old.prediction if old else None,
+                "correct_before": old.correct if old else None,
+                "after": new.prediction if new else None,
+                "correct_after": new.correct if new else None,
+                "kind": known.kind,
+            }
+        )
+    return rows

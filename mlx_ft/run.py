@@ -1,0 +1,86 @@
+"""The story of a run: configuration -> model, data, adapter -> training -> what was learned."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_ft import runtime
+from mlx_ft.config.schema import Config
+from mlx_ft.errors import Interrupted, MlxFtError, OutputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended. status: FINISHED, FAILED or KILLED; objective: what a sweep minimises."""
+
+    status: str
+    objective: float | None
+    run_dir: Path
+    run_id: str | None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def run(
+    config: Config,
+    *,
+    public: Mapping[str, Any],
+    run_dir: Path | None = None,
+    parent_run_id: str | None = None,
+    overrides: Sequence[str] = (),
+    choices: Mapping[str, str] | None = None,
+) -> RunResult:
+    """Train one adapter and return how it went.
+
+    public: the composed configuration without secrets, saved and tracked. run_dir: None makes
+    a new folder named by the time. Raises UserError kinds before anything is written; after
+    that the run's status is recorded whatever happens, and then the error is raised.
+    """
+    started = time.time()
+    runtime.prepare(config.threads, Path(config.paths.cache_dir).expanduser())
+    # MLX may be imported from here on, and only from here on.
+    from mlx_ft.console import configure_logging
+    from mlx_ft.runfolder import RunFolder
+    from mlx_ft.session import Session, accept
+
+    console = configure_logging(config.log_level)
+    _check_output(config, run_dir)
+    accepted = accept(config, public)
+    folder = RunFolder.create(run_dir, Path(config.paths.output_dir))
+    with ExitStack() as stack:
+        stack.callback(folder.release)
+        handler = folder.log_handler()
+        logging.getLogger("mlx_ft").addHandler(handler)
+        stack.callback(handler.close)
+        stack.callback(logging.getLogger("mlx_ft").removeHandler, handler)
+        session = Session(accepted, folder, console, started, parent_run_id)
+        session.begin(overrides, choices or {})
+        try:
+            session.train()
+        except BaseException as error:
+            status = "KILLED" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "FAILED"
+            if status == "FAILED" and not isinstance(error, MlxFtError):
+                logger.exception("the run failed")
+            session.end(status, str(error) or type(error).__name__)
+            raise
+        return session.end("FINISHED")
+
+
+def _check_output(config: Config, run_dir: Path | None) -> None:
+    from mlx_ft.runfolder import writable
+
+    output_dir = Path(config.paths.output_dir)
+    reason = writable(run_dir, output_dir)
+    if reason is not None:
+        key = "paths.output_dir" if run_dir is None else "hydra.run.dir"
+        raise OutputError(
+            f"{key}: cannot write to {run_dir or output_dir}: {reason}. "
+            f"Choose a writable folder with {key}=FOLDER"
+        )

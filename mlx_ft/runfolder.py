@@ -1,0 +1,160 @@
+"""A run's folder: made only once the run is accepted, held by a lock, written atomically."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from mlx_ft.errors import OutputError
+
+LINE_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+
+
+class RunFolder:
+    """Where one run writes. `path` is absolute.
+
+    Raises OutputError when the folder cannot be made, already holds a run, or is in use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, path: Path | None, output_dir: Path) -> RunFolder:
+        """Make `path`, or a new folder named by the time under `output_dir`/runs."""
+        try:
+            if path is None:
+                folder = cls(_new_folder(output_dir.expanduser().resolve() / "runs"))
+            else:
+                folder = cls(path.expanduser().resolve())
+                folder.path.mkdir(parents=True, exist_ok=True)
+            folder._take()
+        except OSError as error:
+            where = path if path is not None else output_dir
+            key = "hydra.run.dir" if path is not None else "paths.output_dir"
+            raise OutputError(
+                f"{key}: cannot write to {where}: {error.strerror or error}. "
+                f"Choose a writable folder with {key}=FOLDER"
+            ) from None
+        return folder
+
+    def _take(self) -> None:
+        taken = [name for name in ("config.yaml", "summary.json") if (self.path / name).exists()]
+        if taken:
+            raise OutputError(
+                f"hydra.run.dir: {self.path} already holds a run ({', '.join(taken)}). "
+                "Choose another folder; nothing was changed"
+            )
+        lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise OutputError(
+                f"hydra.run.dir: {self.path} is in use by another run. Choose another folder"
+            ) from None
+        self._lock = lock
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the final adapter."""
+        return self.path / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the adapters saved on the way."""
+        return self.path / "checkpoints"
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a whole file; a reader sees the old or the new one, never a part."""
+        target = self.path / name
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+        return target
+
+    def write_bytes(self, name: str, content: bytes) -> Path:
+        """As write_text, for bytes."""
+        target = self.path / name
+        partial = self.path / f".{name}.partial"
+        partial.write_bytes(content)
+        partial.replace(target)
+        return target
+
+    def write_config(self, public: Mapping[str, Any]) -> Path:
+        """The composed configuration, which runs again as it is."""
+        header = "# Run again: python train.py --config-dir THIS_FOLDER --config-name config\n"
+        body = yaml.safe_dump(dict(public), sort_keys=False, allow_unicode=True)
+        return self.write_text("config.yaml", header + body)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> Path:
+        """`summary.json`; figures that are not finite become null."""
+        finite = {key: _json_number(value) for key, value in summary.items()}
+        return self.write_text("summary.json", json.dumps(finite, indent=2) + "\n")
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """A JSON-lines file."""
+        lines = [json.dumps(dict(row), ensure_ascii=False) for row in rows]
+        return self.write_text(name, "".join(line + "\n" for line in lines))
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """One line of `metrics.jsonl`, whole and flushed."""
+        finite = {key: _json_number(value) for key, value in row.items()}
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite) + "\n")
+
+    def log_handler(self) -> logging.Handler:
+        """A handler that writes `train.log`."""
+        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter(LINE_FORMAT))
+        return handler
+
+    def release(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            (self.path / ".lock").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+
+def _new_folder(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        path = parent / f"{stamp}{suffix}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise OSError(f"no free name for {stamp} in {parent}")
+
+
+def _json_number(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity."""
+    if isinstance(value, float) and not (abs(value) < float("inf")):
+        return None
+    return value
+
+
+def writable(path: Path | None, output_dir: Path) -> str | None:
+    """Why a run could not be written there, found without writing; None if it could."""
+    target = (path if path is not None else output_dir).expanduser().absolute()
+    existing = next(
+        (parent for parent in (target, *target.parents) if parent.exists() or parent.is_symlink()),
+        Path("/"),
+    )
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"{existing} is not writable"
+    return None

@@ -1,0 +1,288 @@
+"""One run in progress: what was accepted, the training between evaluations, the records."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from rich.console import Console
+
+from mlx_ft import evaluate, lora, memory, optim, runtime, trainer
+from mlx_ft.config.schema import Config
+from mlx_ft.console import Display, show_result
+from mlx_ft.data import batch as batching
+from mlx_ft.data import validate
+from mlx_ft.evaluate import Answer, Validation
+from mlx_ft.interrupt import StopSignal
+from mlx_ft.metrics import Metric
+from mlx_ft.models import load as models
+from mlx_ft.record import Record
+from mlx_ft.run import RunResult
+from mlx_ft.runfolder import RunFolder
+from mlx_ft.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A run that can begin: its configuration, model, data and adapter fit together."""
+
+    config: Config  # without any `auto` that depends on the machine
+    public: dict[str, Any]
+    device: str
+    loaded: models.Loaded
+    dataset: validate.Dataset
+    metric: Metric | None
+    adapter: lora.Adapter
+
+
+def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
+    """Load and check everything that can be wrong; writes nothing but the model cache.
+
+    Raises UserError kinds.
+    """
+    metric = evaluate.build_judge(config.data)
+    checked = validate.check(config.data, config.seed)
+    located = models.locate(config.model, Path(config.paths.cache_dir).expanduser())
+    device = runtime.select_device(config.device)
+    resolved = memory.resolve(config, device)
+    profile = resolved.memory_profile
+    runtime.set_limits(profile, device)
+    mx.random.seed(config.seed)
+    loaded = models.load(
+        located,
+        resolved.model,
+        compute_dtype=profile.compute_dtype,
+        dequantize=bool(resolved.model.dequantize),
+    )
+    dataset = validate.encode_all(checked, loaded.tokenizer, profile.max_seq_length)
+    adapter = lora.attach(loaded.model, config.lora)
+    shown = _record_choices(public, resolved)
+    return Accepted(resolved, shown, device, loaded, dataset, metric, adapter)
+
+
+def _record_choices(public: Mapping[str, Any], resolved: Config) -> dict[str, Any]:
+    """The public configuration with each `auto` replaced by what was chosen."""
+    shown = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in public.items()
+    }
+    for group in ("memory_profile", "model", "train"):
+        for key, value in asdict(getattr(resolved, group)).items():
+            if key != "name" and shown.get(group, {}).get(key) == "auto":
+                shown[group][key] = value
+    return shown
+
+
+class Session:
+    """The part of a run that writes: from the accepted run to its recorded end."""
+
+    def __init__(
+        self,
+        accepted: Accepted,
+        folder: RunFolder,
+        console: Console,
+        started: float,
+        parent_run_id: str | None,
+    ) -> None:
+        self.accepted = accepted
+        self.config = accepted.config
+        self.folder = folder
+        self.console = console
+        self.started = started
+        self.stop = StopSignal()
+        profile = self.config.memory_profile
+        pad_id = batching.pad_id(accepted.loaded.tokenizer)
+        self.batches = batching.Batches(
+            accepted.dataset.train, profile.micro_batch_size, self.config.seed, pad_id=pad_id
+        )
+        self.valid = list(
+            batching.sequential(
+                accepted.dataset.valid[: self.config.eval.max_rows],
+                self.config.eval.batch_size,
+                pad_id=pad_id,
+            )
+        )
+        self.plan = trainer.plan(
+            self.config.train, len(self.batches), profile.grad_accumulation_steps
+        )
+        optimizer = optim.build_optimizer(self.config.optimizer)
+        model = accepted.loaded.model
+        optimizer.init(model.trainable_parameters())
+        self.state = TrainState(model, optimizer)
+        self.record = Record(accepted.config, accepted.public, folder, parent_run_id)
+        self.before: Validation | None = None
+        self.after: Validation | None = None
+        self.answers_before: list[Answer] = []
+        self.answers_after: list[Answer] = []
+
+    def begin(self, overrides: Sequence[str], choices: Mapping[str, str]) -> None:
+        """Open the records: config, tracker, dataset."""
+        self.record.begin(self.accepted, self.plan, overrides, choices)
+
+    def train(self) -> None:
+        """Judge the base, train, keep the best adapter, judge it."""
+        with (
+            self.stop,
+            Display(self.console, self.plan.steps, self.config.train.log_every) as display,
+        ):
+            if self.config.eval.before:
+                self.before = self._validate(display)
+                self.answers_before = self._answer(display)
+            display.training(0)
+            self._train_steps(display)
+            if self.config.checkpoint.best and self.state.best_adapter is not None:
+                self.state.restore_best()
+            self.save_adapter()
+            self.answers_after = self._answer(display)
+
+    def _train_steps(self, display: Display) -> None:
+        config = self.config
+        every = config.eval.every
+        if every == "auto":
+            every = max(1, self.plan.steps // 4)
+        for result in trainer.train(
+            self.state,
+            self.batches,
+            self.plan,
+            config.optimizer,
+            config.train,
+            seed=config.seed,
+            compiled=bool(config.train.compile),
+        ):
+            usage = memory.usage()
+            display.step(result, usage)
+            self.record.step(result, usage)
+            self.stop.check()
+            last = result.step == self.plan.steps
+            if config.checkpoint.every and result.step % config.checkpoint.every == 0:
+                self.record.checkpoint(self.state, self.accepted)
+            if last or (every and result.step % every == 0):
+                self.after = self._validate(display)
+                if self._finished_early():
+                    return
+                display.training(result.step)
+
+    def _finished_early(self) -> bool:
+        if self.after is None:
+            return False
+        train = self.config.train
+        self.state.record_validation(self.after.loss, train.early_stopping_min_delta)
+        waited = self.state.progress.evaluations_without_gain
+        if train.early_stopping_patience is None or waited < train.early_stopping_patience:
+            return False
+        logger.info(
+            "early stopping at step %d: no gain in %d validations (best %.4f at step %d)",
+            self.state.progress.step,
+            waited,
+            self.state.progress.best_loss,
+            self.state.progress.best_step,
+        )
+        return True
+
+    def _validate(self, display: Display) -> Validation | None:
+        if not self.valid:
+            return None
+        display.phase("validating", len(self.valid))
+
+        def shown(batches: Sequence[batching.Batch]) -> Any:
+            for batch in self.stop.watch(batches):
+                yield batch
+                display.advance()
+
+        result = evaluate.validation_loss(self.state.model, shown(self.valid))
+        self.record.validation(self.state.progress.step, result)
+        return result
+
+    def _answer(self, display: Display) -> list[Answer]:
+        metric, rows = self.accepted.metric, self.accepted.dataset.test
+        rows = rows[: self.config.eval.task_rows]
+        if metric is None or not rows:
+            return []
+        display.phase("answering", len(rows))
+        judged = []
+        loaded = self.accepted.loaded
+        for answer in self.stop.watch(
+            evaluate.answers(loaded.model, loaded.tokenizer, rows, metric, self.config.eval)
+        ):
+            judged.append(answer)
+            display.advance()
+        self.record.accuracy(self.state.progress.step, evaluate.accuracy(judged), len(judged))
+        return judged
+
+    def save_adapter(self) -> None:
+        """Write the adapter as it is now; never one that is not finite."""
+        self.record.adapter(self.state, self.accepted)
+
+    def end(self, status: str, reason: str | None = None) -> RunResult:
+        """Write what there is, whatever happened, and close the records."""
+        if status != "FINISHED" and self.state.progress.step and not self.folder.adapter.exists():
+            if self.state.best_adapter is not None and status == "FAILED":
+                self.state.restore_best()
+            self.save_adapter()
+        summary = self.summary(status, reason)
+        self.record.end(summary, self.answers_before, self.answers_after)
+        if status == "FINISHED":
+            self._show(summary)
+        return RunResult(
+            status, summary["val_loss_after"], self.folder.path, summary["run_id"], summary
+        )
+
+    def _show(self, summary: Mapping[str, Any]) -> None:
+        befores: list[Answer | None] = list(self.answers_before) or [None] * len(self.answers_after)
+        pairs = list(zip(befores, self.answers_after, strict=True))
+        count = self.config.eval.samples
+        # Spread over the rows: neighbours are often of one kind.
+        stride = max(1, len(pairs) // count) if count else 1
+        show_result(summary, pairs[::stride][:count], _short(self.folder.path))
+
+    def summary(self, status: str, reason: str | None) -> dict[str, Any]:
+        """The contract of `summary.json`; see docs/runs.md."""
+        progress, accepted = self.state.progress, self.accepted
+        best = progress.best_loss if self.config.checkpoint.best else None
+        after = self.after.loss if self.after else None
+        final = Validation(best if best is not None else after, 0) if after is not None else None
+        seconds = progress.train_seconds
+        return {
+            "status": status,
+            "reason": reason,
+            "run_id": self.record.tracker.run_id,
+            "seed": self.config.seed,
+            "model": self.config.model.name,
+            "device": accepted.device,
+            "steps": progress.step,
+            "epochs": round(progress.micro_step / len(self.batches), 4),
+            "tokens": progress.tokens,
+            "target_tokens": progress.target_tokens,
+            "tokens_per_second": progress.tokens / seconds if seconds else 0.0,
+            "wall_seconds": time.time() - self.started,
+            "train_seconds": seconds,
+            "peak_memory_gb": memory.usage().peak,
+            "trainable_parameters": lora.count(self.state.model),
+            "total_parameters": models.total_parameters(self.state.model),
+            "val_loss_before": self.before.loss if self.before else None,
+            "val_loss_after": final.loss if final else None,
+            "perplexity_before": self.before.perplexity if self.before else None,
+            "perplexity_after": final.perplexity if final else None,
+            "accuracy_before": _accuracy(self.answers_before),
+            "accuracy_after": _accuracy(self.answers_after),
+            "best_step": progress.best_step or None,
+            "skipped_steps": progress.skipped_steps,
+            "adapter_path": str(self.folder.adapter) if self.folder.adapter.exists() else None,
+        }
+
+
+def _accuracy(judged: Sequence[Answer]) -> float | None:
+    return evaluate.accuracy(judged) if judged else None
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
