@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mlx_ft.evaluate import Answer
+from mlx_ft.evaluation import Answer
 from mlx_ft.memory import Usage
 from mlx_ft.trainer import StepResult
 

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mlx_ft.config.compose import (
     SETTINGS,
     CommandLine,
+    accept,
     check,
     compose,
     explain,
     open_hydra,
-    public_dict,
-    resolve,
 )
 from mlx_ft.errors import ConfigError, MlxFtError
 
@@ -63,6 +61,7 @@ def _parse(argv: list[str]) -> Namespace:
         raise ConfigError(f"{message}. All options: --help. Nothing was written.")
 
     parser.error = refuse
+    args: Namespace
     args, left = parser.parse_known_args(argv)
     args.overrides += left
     if args.experimental_rerun is not None:
@@ -82,8 +81,10 @@ def _dispatch(args: Namespace) -> int:
         config_dirs=tuple(folders),
         multirun=args.multirun,
     )
-    check(command)
-    if args.help or args.hydra_help or args.cfg or args.shell_completion or args.info:
+    shows = (args.help, args.hydra_help, args.cfg, args.shell_completion, args.info)
+    if sum(map(bool, (*shows, args.multirun))) > 1:
+        raise ConfigError("Only one of -m, --cfg, --info, --help at a time. Nothing was written.")
+    if any(shows):
         return _show(args, command)
     if args.resolve or args.package:
         raise ConfigError("--resolve and --package go with --cfg. Nothing was written.")
@@ -91,30 +92,22 @@ def _dispatch(args: Namespace) -> int:
 
 
 def _train(command: CommandLine) -> int:
-    cfg = compose(open_hydra(command), command)
-    config, public = resolve(cfg), public_dict(cfg)
-    run_dir = Path(cfg.hydra.run.dir) if command.given("hydra.run.dir") else None
+    accepted = accept(command)
     from mlx_ft.run import run  # heavy: only once the configuration is accepted
 
     result = run(
-        config,
-        public=public,
-        run_dir=run_dir,
+        accepted.config,
+        public=accepted.public,
+        run_dir=accepted.run_dir,
         overrides=command.overrides,
-        choices=group_choices(cfg),
+        choices=accepted.choices,
     )
     return EXIT_CODES.get(result.status, 1)
 
 
-def group_choices(cfg: DictConfig) -> dict[str, str]:
-    """Which file each group was taken from, e.g. {"optimizer": "adamw"}."""
-    choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
-    assert isinstance(choices, dict)
-    return {str(k): str(v) for k, v in choices.items() if not str(k).startswith("hydra/")}
-
-
 def _show(args: Namespace, command: CommandLine) -> int:
     """Everything that only prints: Hydra does it."""
+    check(command)
     hydra = open_hydra(command)
     name, overrides = command.config_name, command.for_hydra()
     try:
@@ -128,6 +121,9 @@ def _show(args: Namespace, command: CommandLine) -> int:
             hydra.shell_completion(name, args.overrides)
         else:
             hydra.show_info(args.info, name, overrides)
+    except SystemExit as stop:  # Hydra knows no such part
+        if stop.code:
+            raise ConfigError(f"No {args.package} to show. Nothing was written.") from stop
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{explain(error)}. Nothing was written.") from error
     return 0
@@ -143,6 +139,7 @@ def _sweep(command: CommandLine) -> int:
 
     from mlx_ft.sweeper.trial import run_trial
 
+    check(command)
     hydra = open_hydra(command)
     cfg = compose(hydra, command)
     sweeper = Plugins.instance().instantiate_sweeper(
@@ -150,20 +147,14 @@ def _sweep(command: CommandLine) -> int:
         task_function=run_trial,
         config=cfg,
     )
-    return int(sweeper.sweep([*cfg.hydra.overrides.task]))
+    arguments = OmegaConf.to_container(cfg.hydra.overrides.task)  # ${oc.env:...} stays as text
+    return int(sweeper.sweep(arguments))
 
 
 def _report(error: Exception) -> None:
-    """One line on the terminal, the traceback in the run's log; or here when there is none."""
-    logger = logging.getLogger("mlx_ft")
-    handlers = [*logger.handlers, *logging.getLogger().handlers]
-    logs = [handler for handler in handlers if isinstance(handler, logging.FileHandler)]
-    record = logger.makeRecord(
-        logger.name, logging.ERROR, __file__, 0, "The run failed.", (), sys.exc_info()
-    )
-    for log in logs:
-        log.handle(record)
-    where = f"The traceback is in {logs[0].baseFilename}." if logs else "There is no log yet."
-    if not logs:
+    """One line that says what failed; the traceback too, unless a note says where it is."""
+    notes = getattr(error, "__notes__", [])
+    if not notes:
         traceback.print_exception(error)
-    print(f"Failed: {type(error).__name__}: {explain(error)} {where}", file=sys.stderr)
+    lines = " ".join([f"{type(error).__name__}: {explain(error)}.", *notes])
+    print(f"The run failed. {lines}", file=sys.stderr)

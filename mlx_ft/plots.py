@@ -61,6 +61,7 @@ def loss_figure(train: Series, valid: Series) -> Figure:
         _label_ends(axes, valid, ORANGE)
     if train or valid:
         axes.legend(loc="upper right", frameon=False)
+    axes.margins(y=0.1)  # room for the numbers
     axes.set_ylim(bottom=0)
     name, points = ("Validation loss", valid) if valid else ("Training loss", smooth)
     _title(axes, from_to(name, points))
@@ -104,13 +105,14 @@ def series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float
 def smoothed(points: Series) -> list[tuple[int, float]]:
     """Mean over a window of a tenth of the curve around each point; skips NaN.
 
-    The window is centred, so that the average does not lag; it is narrower at both ends.
+    The window is centred, so that the average does not lag, and narrower at the steep start; at
+    the end it is cut on one side, so that one last noisy step does not bend the curve.
     """
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     reach = int(SMOOTHING * len(finite) / 2)
     smooth = []
     for i, (step, _) in enumerate(finite):
-        near = min(reach, i, len(finite) - 1 - i)
+        near = min(reach, i)
         window = [value for _, value in finite[i - near : i + near + 1]]
         smooth.append((step, math.fsum(window) / len(window)))
     return smooth
@@ -122,8 +124,8 @@ def from_to(name: str, points: Series) -> str:
     if not finite:
         return f"{name}: no finite value"
     if len(finite) == 1:
-        return f"{name} {finite[0]:.3g}"
-    return f"{name} {finite[0]:.3g} → {finite[-1]:.3g}"
+        return f"{name} {_number(finite[0])}"
+    return f"{name} {_number(finite[0])} → {_number(finite[-1])}"
 
 
 def _learning_rate_figure(rate: Series) -> Figure:
@@ -188,7 +190,7 @@ def _label_ends(axes: Axes, points: Series, color: str) -> None:
     finite = [point for point in points if math.isfinite(point[1])]
     for step, value in (finite[0], finite[-1]) if len(finite) > 1 else finite:
         axes.annotate(
-            f"{value:.2f}",
+            _number(value),
             (step, value),
             xytext=(0, 9),
             textcoords="offset points",
@@ -196,6 +198,11 @@ def _label_ends(axes: Axes, points: Series, color: str) -> None:
             color=color,
             fontweight="bold",
         )
+
+
+def _number(value: float) -> str:
+    """Three significant digits, trailing zeros kept: 1.90, 0.302, 118."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _xy(points: Series) -> tuple[list[int], list[float]]:

@@ -8,19 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlx_ft import lora
+from mlx_ft.accept import Accepted
 from mlx_ft.config.schema import Config
-from mlx_ft.evaluate import Answer, Validation
+from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.memory import Usage
 from mlx_ft.runfolder import RunFolder
 from mlx_ft.state import TrainState
 from mlx_ft.tracking import build_tracker
 from mlx_ft.trainer import Plan, StepResult
-
-if TYPE_CHECKING:
-    from mlx_ft.session import Accepted
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +61,11 @@ class Record:
         name = config.tracking.run_name or self.folder.path.name
         self.tracker.start(name, self.public, tags)
         self.tracker.log_dataset(
-            config.data.name, accepted.dataset.digest, config.data.path, stats, "training"
+            _data_name(config.data.path),
+            accepted.dataset.digest,
+            config.data.path,
+            stats,
+            "training",
         )
         self.tracker.log_file(self.folder.path / "config.yaml")
         trainable = lora.count(accepted.loaded.model)
@@ -181,6 +183,11 @@ class Record:
             figures.mkdir(exist_ok=True)
             (figures / f"{name}.png").write_bytes(content)
         self.tracker.log_file(self.folder.path / "figures")
+
+
+def _data_name(path: str) -> str:
+    """`geography_sql` of `builtin:geography_sql`, `rows` of `my/rows.jsonl`."""
+    return Path(path.rpartition(":")[2]).name.removesuffix(".jsonl")
 
 
 def sample_rows(before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[str, Any]]:

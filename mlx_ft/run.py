@@ -6,26 +6,17 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_ft import runtime
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import Interrupted, MlxFtError, OutputError
 
+if TYPE_CHECKING:
+    from mlx_ft.session import RunResult
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run ended. status: FINISHED, FAILED or KILLED; objective: what a sweep minimises."""
-
-    status: str
-    objective: float | None
-    run_dir: Path
-    run_id: str | None
-    summary: dict[str, Any] = field(default_factory=dict)
 
 
 def run(
@@ -46,9 +37,10 @@ def run(
     started = time.time()
     runtime.prepare(config.threads, Path(config.paths.cache_dir).expanduser())
     # MLX may be imported from here on, and only from here on.
+    from mlx_ft.accept import accept
     from mlx_ft.console import configure_logging
     from mlx_ft.runfolder import RunFolder
-    from mlx_ft.session import Session, accept
+    from mlx_ft.session import Session
 
     console = configure_logging(config.log_level)
     _check_output(config, run_dir)
@@ -68,6 +60,7 @@ def run(
             status = "KILLED" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "FAILED"
             if status == "FAILED" and not isinstance(error, MlxFtError):
                 logger.exception("the run failed")
+                error.add_note(f"The traceback is in {folder.path / 'train.log'}.")
             session.end(status, str(error) or type(error).__name__)
             raise
         return session.end("FINISHED")

@@ -5,24 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 from rich.console import Console
 
-from mlx_ft import evaluate, lora, memory, optim, runtime, trainer
-from mlx_ft.config.schema import Config
+from mlx_ft import evaluation, lora, memory, optim, trainer
+from mlx_ft.accept import Accepted
 from mlx_ft.console import Display, show_result
 from mlx_ft.data import batch as batching
-from mlx_ft.data import validate
-from mlx_ft.evaluate import Answer, Validation
+from mlx_ft.data.arrays import pad_id
+from mlx_ft.data.chat import Example
+from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.interrupt import StopSignal
-from mlx_ft.metrics import Metric
 from mlx_ft.models import load as models
 from mlx_ft.record import Record
-from mlx_ft.run import RunResult
 from mlx_ft.runfolder import RunFolder
 from mlx_ft.state import TrainState
 
@@ -30,53 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Accepted:
-    """A run that can begin: its configuration, model, data and adapter fit together."""
+class RunResult:
+    """How a run ended. status: FINISHED, FAILED or KILLED; objective: what a sweep minimises."""
 
-    config: Config  # without any `auto` that depends on the machine
-    public: dict[str, Any]
-    device: str
-    loaded: models.Loaded
-    dataset: validate.Dataset
-    metric: Metric | None
-    adapter: lora.Adapter
-
-
-def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
-    """Load and check everything that can be wrong; writes nothing but the model cache.
-
-    Raises UserError kinds.
-    """
-    metric = evaluate.build_judge(config.data)
-    checked = validate.check(config.data, config.seed)
-    located = models.locate(config.model, Path(config.paths.cache_dir).expanduser())
-    device = runtime.select_device(config.device)
-    resolved = memory.resolve(config, device)
-    profile = resolved.memory_profile
-    runtime.set_limits(profile, device)
-    mx.random.seed(config.seed)
-    loaded = models.load(
-        located,
-        resolved.model,
-        compute_dtype=profile.compute_dtype,
-        dequantize=bool(resolved.model.dequantize),
-    )
-    dataset = validate.encode_all(checked, loaded.tokenizer, profile.max_seq_length)
-    adapter = lora.attach(loaded.model, config.lora)
-    shown = _record_choices(public, resolved)
-    return Accepted(resolved, shown, device, loaded, dataset, metric, adapter)
-
-
-def _record_choices(public: Mapping[str, Any], resolved: Config) -> dict[str, Any]:
-    """The public configuration with each `auto` replaced by what was chosen."""
-    shown = {
-        key: dict(value) if isinstance(value, Mapping) else value for key, value in public.items()
-    }
-    for group in ("memory_profile", "model", "train"):
-        for key, value in asdict(getattr(resolved, group)).items():
-            if key != "name" and shown.get(group, {}).get(key) == "auto":
-                shown[group][key] = value
-    return shown
+    status: str
+    objective: float | None
+    run_dir: Path
+    run_id: str | None
+    summary: dict[str, Any] = field(default_factory=dict)
 
 
 class Session:
@@ -97,15 +56,15 @@ class Session:
         self.started = started
         self.stop = StopSignal()
         profile = self.config.memory_profile
-        pad_id = batching.pad_id(accepted.loaded.tokenizer)
+        filling = pad_id(accepted.loaded.tokenizer)
         self.batches = batching.Batches(
-            accepted.dataset.train, profile.micro_batch_size, self.config.seed, pad_id=pad_id
+            accepted.dataset.train, profile.micro_batch_size, self.config.seed, pad_id=filling
         )
         self.valid = list(
             batching.sequential(
                 accepted.dataset.valid[: self.config.eval.max_rows],
                 self.config.eval.batch_size,
-                pad_id=pad_id,
+                pad_id=filling,
             )
         )
         self.plan = trainer.plan(
@@ -195,7 +154,7 @@ class Session:
                 yield batch
                 display.advance()
 
-        result = evaluate.validation_loss(self.state.model, shown(self.valid))
+        result = evaluation.validation_loss(self.state.model, shown(self.valid))
         self.record.validation(self.state.progress.step, result)
         return result
 
@@ -208,11 +167,11 @@ class Session:
         judged = []
         loaded = self.accepted.loaded
         for answer in self.stop.watch(
-            evaluate.answers(loaded.model, loaded.tokenizer, rows, metric, self.config.eval)
+            evaluation.answers(loaded.model, loaded.tokenizer, rows, metric, self.config.eval)
         ):
             judged.append(answer)
             display.advance()
-        self.record.accuracy(self.state.progress.step, evaluate.accuracy(judged), len(judged))
+        self.record.accuracy(self.state.progress.step, evaluation.accuracy(judged), len(judged))
         return judged
 
     def save_adapter(self) -> None:
@@ -253,7 +212,7 @@ class Session:
             "reason": reason,
             "run_id": self.record.tracker.run_id,
             "seed": self.config.seed,
-            "model": self.config.model.name,
+            "model": accepted.loaded.located.name,
             "device": accepted.device,
             "steps": progress.step,
             "epochs": round(progress.micro_step / len(self.batches), 4),
@@ -271,14 +230,26 @@ class Session:
             "perplexity_after": final.perplexity if final else None,
             "accuracy_before": _accuracy(self.answers_before),
             "accuracy_after": _accuracy(self.answers_after),
+            "system_prompt": _shared_system_prompt(accepted.dataset.train),
             "best_step": progress.best_step or None,
             "skipped_steps": progress.skipped_steps,
             "adapter_path": str(self.folder.adapter) if self.folder.adapter.exists() else None,
         }
 
 
+def _shared_system_prompt(examples: Sequence[Example]) -> str | None:
+    """The system message that every training row begins with: generation needs it too."""
+    prompts = {_system_prompt(example.record.fields) for example in examples}
+    return prompts.pop() if len(prompts) == 1 else None
+
+
+def _system_prompt(fields: Mapping[str, Any]) -> str | None:
+    messages = fields.get("messages") or [{}]
+    return messages[0].get("content") if messages[0].get("role") == "system" else None
+
+
 def _accuracy(judged: Sequence[Answer]) -> float | None:
-    return evaluate.accuracy(judged) if judged else None
+    return evaluation.accuracy(judged) if judged else None
 
 
 def _short(path: Path) -> str:

@@ -100,8 +100,8 @@ def train(
             sums = accumulate(*sums, *vars(to_arrays(batch)).values())
             mx.eval(sums)
             progress.micro_step += 1
-            tokens += batch.tokens
-            target_tokens += batch.target_tokens
+            tokens += sum(len(batches.examples[row].tokens) for row in batch.rows)
+            target_tokens += int(batch.mask.sum())
         loss, grad_norm, finite = update(*sums)
         mx.eval(loss, grad_norm, finite, state.model.trainable_parameters(), state.optimizer.state)
         seconds = time.perf_counter() - started

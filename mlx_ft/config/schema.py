@@ -47,7 +47,6 @@ def option(
 class ModelConfig:
     """The base model."""
 
-    name: str = option("smollm2_135m", "Short name, for tables and the tracker.")
     path: str = option(
         "embedded",
         "Where the model is: `embedded` (SmolLM2-135M-Instruct, shipped as a Python package), "
@@ -58,7 +57,7 @@ class ModelConfig:
         None,
         "Quantize an unquantized base at load (QLoRA): `{bits: 4, group_size: 64, mode: affine}`. "
         "Follows the memory profile unless set.",
-        kind="mapping|null",
+        kind="mapping|null|'auto'",
     )
     dequantize: Any = option(
         "auto",
@@ -141,7 +140,6 @@ class OptimizerConfig:
 class DataConfig:
     """The data, and how its answers are judged."""
 
-    name: str = option("geography_sql", "Short name, for tables and the tracker.")
     path: str = option(
         "builtin:geography_sql",
         "A JSONL file, a folder with `train.jsonl` (and `valid.jsonl`, `test.jsonl`), or "
@@ -197,7 +195,9 @@ class MemoryProfileConfig:
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     quantize: Any = option(
-        None, "Quantization of the base that `model.quantize` follows.", kind="mapping|null"
+        None,
+        "Quantization of the base that `model.quantize` follows; `auto`: what suits the machine.",
+        kind="mapping|null|'auto'",
     )
     cache_limit_gb: float | None = option(
         None, "Upper bound of MLX's buffer cache; `null` leaves MLX's own.", minimum=0
@@ -231,7 +231,12 @@ class TrainConfig:
         0.0, "What counts as an improvement of the validation loss, in nats.", minimum=0
     )
     log_every: int = option(5, "Steps between two log lines.", minimum=1)
-    compile: bool = option(True, "Compile the training step (`mx.compile`).")
+    compile: Any = option(
+        "auto",
+        "Compile the training step (`mx.compile`); `auto`: on a GPU. On the CPU compiling costs "
+        "more than it gains in a short run.",
+        kind="bool|'auto'",
+    )
 
 
 @dataclass

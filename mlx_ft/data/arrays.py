@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -35,3 +36,9 @@ def to_arrays(batch: Batch) -> Arrays:
         mx.array(np.pad(batch.targets.reshape(-1)[positions], fill).astype(np.int32)),
         mx.array(np.pad(np.ones(len(positions), np.float32), fill)),
     )
+
+
+def pad_id(tokenizer: Any) -> int:
+    """Any valid token does: padding lies after a row's end and is never a target."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in candidates if token is not None)

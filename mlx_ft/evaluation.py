@@ -10,13 +10,13 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft import generate
+from mlx_ft import generation
 from mlx_ft.config.schema import DataConfig, EvalConfig
-from mlx_ft.datasets import open_database
 from mlx_ft.data.arrays import to_arrays
 from mlx_ft.data.batch import Batch
 from mlx_ft.data.chat import prompt_tokens
 from mlx_ft.data.formats import Conversation
+from mlx_ft.datasets import open_database
 from mlx_ft.losses import causal_lm_loss
 from mlx_ft.metrics import Metric, build_metric
 from mlx_ft.models.heads import logits_at
@@ -79,7 +79,7 @@ def answers(
 ) -> Iterator[Answer]:
     """Yield the judged greedy answer to each conversation's last assistant turn."""
     prompts = [prompt_tokens(conversation, tokenizer) for conversation in conversations]
-    predictions = generate.batch(
+    predictions = generation.batch(
         model,
         tokenizer,
         prompts,

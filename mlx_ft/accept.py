@@ -1,0 +1,88 @@
+"""Accepting a run: whatever can be wrong with it is found here, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_ft import evaluation, lora, memory, runtime
+from mlx_ft.config.schema import Config
+from mlx_ft.data import validate
+from mlx_ft.data.formats import Conversation
+from mlx_ft.errors import DataError
+from mlx_ft.metrics import Metric
+from mlx_ft.models import load as models
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A run that can begin: its configuration, model, data and adapter fit together."""
+
+    config: Config  # without any `auto` that depends on the machine
+    public: dict[str, Any]
+    device: str
+    loaded: models.Loaded
+    dataset: validate.Dataset
+    metric: Metric | None
+    adapter: lora.Adapter
+
+
+def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
+    """Load and check everything that can be wrong; writes nothing but the model cache.
+
+    Raises UserError kinds.
+    """
+    metric = evaluation.build_judge(config.data)
+    checked = validate.check(config.data, config.seed)
+    if metric is not None:
+        _check_references(metric, checked.test[: config.eval.task_rows])
+    device = runtime.select_device(config.device)
+    resolved = memory.resolve(config, device)
+    located = models.locate(resolved.model, Path(config.paths.cache_dir).expanduser())
+    profile = resolved.memory_profile
+    runtime.set_limits(profile, device)
+    mx.random.seed(config.seed)
+    loaded = models.load(
+        located,
+        resolved.model,
+        compute_dtype=profile.compute_dtype,
+        dequantize=bool(resolved.model.dequantize),
+    )
+    dataset = validate.encode_all(checked, loaded.tokenizer, profile.max_seq_length)
+    adapter = lora.attach(loaded.model, config.lora)
+    shown = _record_choices(public, resolved)
+    return Accepted(resolved, shown, device, loaded, dataset, metric, adapter)
+
+
+def _check_references(metric: Metric, rows: Sequence[Conversation]) -> None:
+    """A reference that its own metric cannot judge is found now, not after the training."""
+    faults = []
+    for row in rows:
+        reference = row.messages[-1].content
+        try:
+            metric(reference, reference)
+        except ValueError as error:
+            faults.append(f"{row.record.where}: {error}")
+    if faults:
+        more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
+        raise DataError(
+            f"data.metric={metric.name} cannot judge {len(faults)} of {len(rows)} test rows. For "
+            "rows of your own use data=custom, which sets data.metric=none; nothing was written.",
+            [*faults[:5], *more],
+        )
+
+
+def _record_choices(public: Mapping[str, Any], resolved: Config) -> dict[str, Any]:
+    """The public configuration with each `auto` replaced by what was chosen."""
+    shown = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in public.items()
+    }
+    for group in ("memory_profile", "model", "train"):
+        for key, value in asdict(getattr(resolved, group)).items():
+            if shown.get(group, {}).get(key) == "auto":
+                shown[group][key] = value
+    return shown

@@ -1,0 +1,168 @@
+"""mlx-ft from Python: `train`, `evaluate` and `generate`, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_ft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlx_ft.evaluation import Answer
+    from mlx_ft.saved import SavedRun
+    from mlx_ft.session import RunResult
+
+
+def train(
+    *overrides: str,
+    run_dir: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    config_name: str = "main",
+) -> RunResult:
+    """Train one adapter; the same as `python train.py OVERRIDES`.
+
+    overrides: as on the command line, e.g. `"lora.rank=32"`, `"experiment=quick"`. run_dir: a
+    new folder for the run; None makes one under `paths.output_dir`. Raises MlxFtError kinds;
+    a user's mistake is found before anything is written.
+    """
+    from mlx_ft.config.compose import CommandLine, accept
+    from mlx_ft.run import run
+
+    folders = () if config_dir is None else (Path(config_dir),)
+    accepted = accept(CommandLine(tuple(overrides), config_name, folders))
+    return run(
+        accepted.config,
+        public=accepted.public,
+        run_dir=accepted.run_dir if run_dir is None else Path(run_dir),
+        overrides=overrides,
+        choices=accepted.choices,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a saved adapter. loss: nats per target token; accuracy: None without a metric."""
+
+    loss: float | None
+    perplexity: float | None
+    accuracy: float | None
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model with a run's adapter on it."""
+
+    model: Any
+    tokenizer: Any
+    run: SavedRun
+
+
+def load(run: str | Path | Tuned | None = None, *, adapter: bool = True) -> Tuned:
+    """The base model of a run with its adapter on.
+
+    run: a run folder or a run's id; None is the newest run under `outputs/`. adapter=False
+    leaves the base as it is. Something loaded already is returned as it is, so that other
+    functions take it too. Raises AdapterError, ModelError.
+    """
+    if isinstance(run, Tuned):
+        return run
+    from mlx_ft import runtime
+    from mlx_ft.saved import find_run
+
+    found = find_run(run)
+    cache_dir = Path(found.config.paths.cache_dir).expanduser()
+    runtime.prepare(found.config.threads, cache_dir)
+    from mlx_ft import lora, memory
+    from mlx_ft.models import load as models
+
+    device = runtime.select_device(found.config.device)
+    config = memory.resolve(found.config, device)
+    loaded = models.load(
+        models.locate(config.model, cache_dir),
+        config.model,
+        compute_dtype=config.memory_profile.compute_dtype,
+        dequantize=bool(config.model.dequantize),
+    )
+    if adapter:
+        lora.load(loaded.model, found.adapter)
+    loaded.model.eval()
+    return Tuned(loaded.model, loaded.tokenizer, found)
+
+
+def evaluate(run: str | Path | Tuned | None = None, *, base: bool = False) -> Evaluation:
+    """The run's validation loss and task accuracy again, from the saved adapter alone.
+
+    run: as for `load`. base=True judges the base model without the adapter.
+    """
+    tuned = load(run, adapter=not base)
+    from mlx_ft import evaluation
+    from mlx_ft.data import batch as batching
+    from mlx_ft.data import validate
+    from mlx_ft.data.arrays import pad_id
+
+    config = tuned.run.config
+    metric = evaluation.build_judge(config.data)
+    dataset = validate.prepare(
+        config.data, tuned.tokenizer, config.memory_profile.max_seq_length, config.seed
+    )
+    valid = dataset.valid[: config.eval.max_rows]
+    result = None
+    if valid:
+        batches = batching.sequential(valid, config.eval.batch_size, pad_id(tuned.tokenizer))
+        result = evaluation.validation_loss(tuned.model, batches)
+    rows = dataset.test[: config.eval.task_rows] if metric else ()
+    judged = (
+        list(evaluation.answers(tuned.model, tuned.tokenizer, rows, metric, config.eval))
+        if metric and rows
+        else []
+    )
+    return Evaluation(
+        result.loss if result else None,
+        result.perplexity if result else None,
+        evaluation.accuracy(judged) if judged else None,
+        judged,
+    )
+
+
+def generate(
+    prompt: str | Sequence[dict[str, str]],
+    run: str | Path | Tuned | None = None,
+    *,
+    base: bool = False,
+    system: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+) -> Iterator[str]:
+    """Yield pieces of the answer of a run's model.
+
+    prompt: a question, or chat messages with "role" and "content". system: the system message
+    to a question; None takes the one that the run was trained with, if all rows share it.
+    temperature: 0 is greedy. run, base: as for `evaluate`.
+    """
+    if not prompt:
+        raise ConfigError("prompt: found nothing to answer; give a question")
+    tuned = load(run, adapter=not base)
+    from mlx_ft.data.chat import generation_prompt
+    from mlx_ft.data.formats import Message
+    from mlx_ft.generation import stream
+
+    if isinstance(prompt, str):
+        system = system if system is not None else tuned.run.summary.get("system_prompt")
+        messages = [Message("system", system)] if system else []
+        messages.append(Message("user", prompt))
+    else:
+        messages = [Message(turn["role"], turn["content"]) for turn in prompt]
+    yield from stream(
+        tuned.model,
+        tuned.tokenizer,
+        generation_prompt(messages, tuned.tokenizer),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )

@@ -1,0 +1,111 @@
+"""The faults of a whole configuration: each key by itself, then the rules between keys."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_ft.config.keys import convert, keys
+from mlx_ft.config.schema import Config
+
+
+def get(config: Config, name: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def check(config: Config) -> list[str]:
+    """Every fault of a configuration: types, ranges, and rules between keys."""
+    values, faults = convert_all({name: get(config, name) for name in keys()})
+    lines = [f"{name}: {fault}" for name, fault in faults.items()]
+    return lines + cross_faults(build(values), skip=faults)
+
+
+def convert_all(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values in their types, and the faults of those that cannot be converted, by key."""
+    good: dict[str, Any] = {}
+    faults: dict[str, str] = {}
+    for name, value in values.items():
+        try:
+            good[name] = convert(keys()[name], value)
+        except ValueError as error:
+            faults[name] = str(error)
+    return good, faults
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """A Config of these dotted keys; a key that is not among them keeps its default."""
+    config = Config()
+    for name, value in values.items():
+        section, _, leaf = name.rpartition(".")
+        setattr(getattr(config, section) if section else config, leaf, value)
+    return config
+
+
+def cross_faults(config: Config, skip: Container[str] = ()) -> list[str]:
+    """Faults between keys; a rule about a key in `skip` (faulty by itself) says nothing."""
+    return [text for names, text in _rules(config) if not any(name in skip for name in names)]
+
+
+def _rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    yield from _data_rules(config)
+    yield from _schedule_rules(config)
+    if config.model.revision is not None and not _hub_name(config.model.path):
+        yield (
+            ("model.revision", "model.path"),
+            f"model.revision: found {config.model.revision!r} with model.path "
+            f"{config.model.path!r}; only a repository on the hub has revisions. "
+            "Leave it null",
+        )
+
+
+def _hub_name(path: str) -> bool:
+    local = path == "embedded" or path.endswith(".gguf") or path.startswith((".", "/", "~"))
+    return not local and "/" in path and not Path(path).exists()
+
+
+def _data_rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    data = config.data
+    if data.metric == "sql_execution" and data.database is None:
+        yield (
+            ("data.metric", "data.database"),
+            "data.database: found null; data.metric sql_execution runs the answers on a "
+            "database. Give an SQLite file or builtin:geography_sql",
+        )
+    for name, path in (("data.valid_path", data.valid_path), ("data.test_path", data.test_path)):
+        if path is not None and path == data.path:
+            yield (
+                (name, "data.path"),
+                f"{name}: found {path!r}, which is data.path; the training rows cannot judge "
+                "the result. Give other rows, or null",
+            )
+
+
+def _schedule_rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    train, optimizer, every = config.train, config.optimizer, config.eval.every
+    steps, warmup = train.max_steps, optimizer.warmup_steps
+    if warmup is not None and steps is not None and warmup >= steps:
+        yield (
+            ("optimizer.warmup_steps", "train.max_steps"),
+            f"optimizer.warmup_steps: found {warmup}; expected fewer than train.max_steps "
+            f"({steps}), or the peak learning rate is never reached",
+        )
+    if optimizer.schedule == "wsd" and optimizer.warmup_ratio + optimizer.decay_ratio > 1:
+        yield (
+            ("optimizer.schedule", "optimizer.warmup_ratio", "optimizer.decay_ratio"),
+            f"optimizer.decay_ratio: found {optimizer.decay_ratio:g} beside warmup_ratio "
+            f"{optimizer.warmup_ratio:g}; together they may be at most 1",
+        )
+    if train.early_stopping_patience is not None and (
+        every == 0 or (isinstance(every, int) and steps is not None and every > steps)
+    ):
+        yield (
+            ("train.early_stopping_patience", "eval.every", "train.max_steps"),
+            f"train.early_stopping_patience: found {train.early_stopping_patience}, but "
+            f"eval.every={every} validates at no step in between. Set eval.every=auto, or the "
+            "patience to null",
+        )

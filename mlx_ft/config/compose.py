@@ -1,0 +1,288 @@
+"""From the command line to a checked Config: the only place that drives Hydra's composition.
+
+Hydra's own entry (`@hydra.main`) writes a folder and a log before the task starts and stops at
+the first bad override. So its pieces are called one by one here: check, compose, resolve.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import version as hydra_version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from mlx_ft.config import conf_dir
+from mlx_ft.config.check import build, convert_all, cross_faults
+from mlx_ft.config.groups import Groups
+from mlx_ft.config.keys import keys, sections
+from mlx_ft.config.overrides import check_overrides
+from mlx_ft.config.schema import Config
+from mlx_ft.config.suggest import did_you_mean
+from mlx_ft.errors import ConfigError
+
+# Given with every command line, so that Hydra writes nothing whatever the primary config is:
+# ours, the user's own, or a run's config.yaml, which knows nothing of Hydra.
+SETTINGS = (
+    "hydra/help=mlx_ft",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+    "hydra/sweeper=mlx_ft",
+    "hydra.output_subdir=null",
+    "hydra.job.chdir=false",
+)
+SWEEP_DIR = "${oc.select:paths.output_dir,outputs}/sweeps/${now:%Y-%m-%d_%H-%M-%S}"
+# Where Hydra would put things, unless an argument or a file says otherwise.
+HYDRA_RUN_DIR = "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"
+HYDRA_SWEEP_DIR = "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What was asked for: the `key=value` arguments and where the YAML files are."""
+
+    overrides: tuple[str, ...] = ()
+    config_name: str = "main"
+    config_dirs: tuple[Path, ...] = ()
+    multirun: bool = False
+
+    @property
+    def groups(self) -> Groups:
+        """The YAML files to choose from; the user's folders come before ours."""
+        return Groups((*self.config_dirs, conf_dir()))
+
+    def for_hydra(self) -> list[str]:
+        """The arguments as Hydra gets them; check() has accepted them.
+
+        A key that the schema knows may be missing in a partial file of the user: `++` sets it
+        there too. A group that is in no defaults list, as with a run's config.yaml, takes a
+        choice only with `+`.
+        """
+        listed = self.groups.listed(self.config_name)
+        names = self.groups.names()
+        texts = [*SETTINGS]
+        for text in self.overrides:
+            key, _, value = text.partition("=")
+            if key.startswith("hydra") or key.startswith("~"):
+                texts.append(text)
+            elif key in names and not value.startswith("{"):
+                texts.append(text if key in listed else f"+{text}")
+            else:
+                texts.append("++" + text.lstrip("+"))
+        return texts
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A checked configuration. public: as it may be saved; choices: the file of each group.
+
+    run_dir: `hydra.run.dir` where the user set it.
+    """
+
+    config: Config
+    public: dict[str, Any]
+    choices: dict[str, str]
+    run_dir: Path | None
+
+
+def accept(command: CommandLine) -> Accepted:
+    """The whole way from a command line to a typed configuration. Raises ConfigError."""
+    check(command)
+    cfg = compose(open_hydra(command), command)
+    run_dir = Path(cfg.hydra.run.dir) if _raw(cfg.hydra.run) != HYDRA_RUN_DIR else None
+    return Accepted(resolve(cfg), public_dict(cfg), group_choices(cfg), run_dir)
+
+
+def _raw(folder: DictConfig) -> Any:
+    """A folder of Hydra's as text, before its interpolations."""
+    return OmegaConf.to_container(folder, resolve=False)["dir"]  # type: ignore[call-overload, index]
+
+
+def check(command: CommandLine) -> None:
+    """Raise one ConfigError with every fault that the arguments have by themselves."""
+    for folder in command.config_dirs:
+        if not folder.is_dir():
+            raise ConfigError(f"There is no folder {folder} (--config-dir). Nothing was written.")
+    groups = command.groups
+    faults = check_overrides(command.overrides, groups, multirun=command.multirun)
+    if groups.find(command.config_name) is None:
+        options = ", ".join(groups.options(""))
+        faults.insert(0, f"--config-name {command.config_name}: no such file; there is: {options}")
+    if faults:
+        raise refusal("the arguments", faults)
+
+
+def refusal(where: str, faults: Sequence[str]) -> ConfigError:
+    """The error that lists these faults."""
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return ConfigError(f"{count} in {where}; nothing was written.", faults)
+
+
+def open_hydra(command: CommandLine) -> Any:
+    """Hydra's machinery, searching the user's folders first and `conf/` last."""
+    hydra_version.setbase("1.3")
+    GlobalHydra.instance().clear()
+    path = create_config_search_path(str(conf_dir()))
+    for folder in reversed(command.config_dirs):
+        path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="main"))
+    return Hydra.create_main_hydra2(task_name="train", config_search_path=path)
+
+
+def compose(hydra: Any, command: CommandLine) -> DictConfig:
+    """Compose once; the result still has its `hydra` node. Raises ConfigError."""
+    mode = RunMode.MULTIRUN if command.multirun else RunMode.RUN
+    try:
+        cfg: DictConfig = hydra.config_loader.load_configuration(
+            config_name=command.config_name, overrides=command.for_hydra(), run_mode=mode
+        )
+    except Exception as error:  # whatever a malformed file makes Hydra raise
+        raise refusal("the configuration", [explain(error)]) from error
+    if _raw(cfg.hydra.sweep) == HYDRA_SWEEP_DIR:
+        cfg.hydra.sweep.dir = SWEEP_DIR
+    HydraConfig.instance().set_config(cfg)
+    if targets := [*_targets(OmegaConf.to_container(cfg, resolve=False))]:
+        raise refusal(
+            "the configuration",
+            [f"{name}: would run code and is refused. Remove it" for name in targets],
+        )
+    return cfg
+
+
+def explain(error: BaseException) -> str:
+    """The messages of an error and its causes, in one line."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = " ".join(line.strip() for line in str(cause).splitlines() if line.strip())
+        if text and not any(text in earlier for earlier in texts):
+            texts.append(text)
+        cause = cause.__cause__
+    return ": ".join(texts) or type(error).__name__
+
+
+def _targets(node: Any, at: str = "") -> Iterator[str]:
+    """Where a `_target_` stands, except at Hydra's launcher and sweeper (checked by Hydra)."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            name = f"{at}.{key}" if at else str(key)
+            if key == "_target_" and at not in ("hydra.launcher", "hydra.sweeper"):
+                yield name
+            yield from _targets(value, name)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _targets(value, f"{at}[{index}]")
+
+
+def resolve(cfg: DictConfig) -> Config:
+    """The typed configuration. Raises one ConfigError with every fault."""
+    faults: dict[str, str] = {}
+    values, wrong = convert_all(dict(_read(cfg, faults)))
+    faults |= wrong
+    lines = [f"{name}: {fault}" for name, fault in faults.items()]
+    config = build(values)
+    lines += cross_faults(config, skip=faults)
+    if lines:
+        raise refusal("the configuration", lines)
+    return config
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """The typed configuration of a run's saved `config.yaml`. Raises ConfigError."""
+    return resolve(OmegaConf.create(dict(values)))
+
+
+def _read(cfg: DictConfig, faults: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """Every known key with its value, interpolations resolved; the rest goes to `faults`."""
+    for top in cfg:
+        if top == "hydra":
+            continue
+        if top not in sections():
+            yield from _value(cfg, str(top), str(top), faults)
+            continue
+        section = next((value for _, value in _value(cfg, top, None, faults)), None)
+        if isinstance(section, DictConfig):
+            for leaf in section:
+                yield from _value(section, leaf, f"{top}.{leaf!s}", faults)
+        elif top not in faults:
+            faults[top] = f"found {section!r}; expected a section with keys"
+
+
+def _value(
+    node: DictConfig, leaf: Any, name: str | None, faults: dict[str, str]
+) -> Iterator[tuple[str, Any]]:
+    """One value of `node`, or a fault; `name` is None for a section, which stays a node."""
+    if name is not None and name not in keys():
+        faults[name] = f"there is no such key. {did_you_mean(name)}"
+        return
+    try:
+        value = node[leaf]
+        if name is not None and OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue:
+        faults[name or leaf] = f"has no value yet. Give it as {name or leaf}=VALUE"
+    except (OmegaConfBaseException, ValueError) as error:
+        text = str(error).splitlines()[0]
+        faults[name or leaf] = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
+    else:
+        yield name or leaf, value
+
+
+def public_dict(cfg: DictConfig) -> dict[str, Any]:
+    """Everything resolved, except `${oc.env:...}`, which stays as text: no secret is written.
+
+    Complete and flat of Hydra: as `config.yaml` it runs again as it is.
+    """
+    public = asdict(resolve(cfg))
+    for name, text in _environment_texts(cfg).items():
+        section, _, leaf = name.rpartition(".")
+        (public[section] if section else public)[leaf] = text
+    return public
+
+
+def _environment_texts(cfg: DictConfig) -> dict[str, Any]:
+    """The values that come from environment variables, with `${oc.env:...}` unresolved."""
+    OmegaConf.register_new_resolver("oc.env", _same_text, replace=True)
+    try:
+        found = dict(_read(_uncached(cfg), {}))
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    return {name: value for name, value in found.items() if "${oc.env:" in str(value)}
+
+
+def _uncached(cfg: DictConfig) -> DictConfig:
+    copy = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+    OmegaConf.copy_cache(from_config=cfg, to_config=copy)  # the same ${now:...}
+    assert isinstance(copy, DictConfig)
+    return copy
+
+
+def _same_text(name: str, *default: Any) -> str:
+    return "${oc.env:" + ",".join([name, *map(_quoted, default)]) + "}"
+
+
+def _quoted(default: Any) -> str:
+    if default is None:
+        return "null"
+    text = str(default)
+    if re.fullmatch(r"[\w./:-]+", text) and text.lower() not in ("null", "true", "false"):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def group_choices(cfg: DictConfig) -> dict[str, str]:
+    """Which file each group was taken from, e.g. {"optimizer": "adamw"}."""
+    choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    ours = {str(k): v for k, v in choices.items() if not str(k).startswith("hydra/")}
+    return {group: str(choice) for group, choice in ours.items() if choice is not None}

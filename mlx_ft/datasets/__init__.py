@@ -1,0 +1,30 @@
+"""Data sets that come with the package."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from mlx_ft.errors import DataError
+
+BUILTIN = "builtin:"
+
+
+def open_database(name: str) -> sqlite3.Connection:
+    """The database of `data.database`: `builtin:NAME`, or an SQLite file, opened read-only.
+
+    Raises DataError when there is none.
+    """
+    if name.startswith(BUILTIN):
+        dataset = name.removeprefix(BUILTIN)
+        if dataset != "geography_sql":
+            raise DataError(
+                f"data.database: {name!r} is not built in. There is: builtin:geography_sql"
+            )
+        from mlx_ft.datasets.geography_sql.database import build_database
+
+        return build_database()
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise DataError(f"data.database: {path.absolute()} does not exist; give an SQLite file")
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)

@@ -1,0 +1,151 @@
+"""Write the data set's three files: `python -m mlx_ft.datasets.geography_sql.make [--check]`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import random
+import sqlite3
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlx_ft.datasets.geography_sql.database import build_database
+from mlx_ft.datasets.geography_sql.intents import INTENTS, Intent
+from mlx_ft.datasets.geography_sql.phrasings import PHRASINGS
+from mlx_ft.datasets.geography_sql.splits import SPLITS, shuffled, split_names
+
+SEED = 20260
+SYSTEM = "Answer with one SQL query."
+ROWS = {"train": 1200, "valid": 150, "test": 150}
+# Four continents and twelve phrasings allow no more than 48 questions of these in training.
+CONTINENT_ROWS = 36
+WITH_ARTICLE = frozenset({
+    "Bahamas", "Central African Republic", "Comoros", "Czech Republic", "DR Congo",
+    "Dominican Republic", "Gambia", "Maldives", "Marshall Islands", "Netherlands", "Philippines",
+    "Republic of the Congo", "Seychelles", "Solomon Islands", "United Arab Emirates",
+    "United Kingdom", "United States",
+})  # fmt: skip
+
+Row = dict[str, object]
+
+
+def quotas(split: str) -> dict[str, int]:
+    """Rows of each intent; they add up to the split's size."""
+    fixed = {
+        kind: CONTINENT_ROWS
+        for kind, intent in INTENTS.items()
+        if split == "train" and intent.slots == ("continent",)
+    }
+    free = [kind for kind in INTENTS if kind not in fixed]
+    each, extra = divmod(ROWS[split] - sum(fixed.values()), len(free))
+    # Spread the remainder over the list, so that no family of intents gets it all.
+    gets_extra = {free[index * len(free) // extra] for index in range(extra)}
+    return {kind: fixed.get(kind, each + (kind in gets_extra)) for kind in INTENTS}
+
+
+def candidates(
+    connection: sqlite3.Connection, intent: Intent, names: dict[str, list[str]]
+) -> list[dict[str, str]]:
+    """Fillings of the intent's slots whose query has an answer, in the order of `names`."""
+    fillings = (
+        dict(zip(intent.slots, chosen, strict=True))
+        for chosen in itertools.product(*(names[slot] for slot in intent.slots))
+    )
+    return [filling for filling in fillings if _has_answer(connection, intent, filling)]
+
+
+def _has_answer(connection: sqlite3.Connection, intent: Intent, filling: dict[str, str]) -> bool:
+    unlimited = intent.query(filling).split(" ORDER BY ")[0]
+    rows = connection.execute(unlimited).fetchall()
+    return len(rows) >= intent.at_least and all(row[0] for row in rows)
+
+
+def ask(phrasing: str, filling: dict[str, str]) -> str | None:
+    """Put names into a phrasing; None where the two do not go together (the Bahamas's)."""
+    if any(f"{{{slot}}}'s" in phrasing and name[-1] == "s" for slot, name in filling.items()):
+        return None
+    spoken = {
+        slot: f"the {name}" if slot == "country" and name in WITH_ARTICLE else name
+        for slot, name in filling.items()
+    }
+    question = phrasing.format(**spoken)
+    return question[0].upper() + question[1:]
+
+
+def make_row(kind: str, question: str, filling: dict[str, str]) -> Row:
+    """One line of a file: the conversation and the intent it belongs to."""
+    turns = {"system": SYSTEM, "user": question, "assistant": INTENTS[kind].query(filling)}
+    messages = [{"role": role, "content": content} for role, content in turns.items()]
+    return {"messages": messages, "kind": kind}
+
+
+def make_intent(
+    kind: str, phrasings: Sequence[str], fillings: Sequence[dict[str, str]], count: int
+) -> list[Row]:
+    """Pair phrasings with fillings so that both come up as evenly as possible.
+
+    Walks both lists in step and shifts one of them after each full cycle: no pair comes twice.
+    """
+    rows: list[Row] = []
+    cycle = math.lcm(len(phrasings), len(fillings))
+    for index in range(len(phrasings) * len(fillings)):
+        filling = fillings[(index + index // cycle) % len(fillings)]
+        question = ask(phrasings[index % len(phrasings)], filling)
+        if question is not None:
+            rows.append(make_row(kind, question, filling))
+        if len(rows) == count:
+            return rows
+    raise ValueError(f"{kind}: only {len(rows)} questions can be made, {count} are wanted")
+
+
+def make_splits() -> dict[str, list[Row]]:
+    """All rows of the data set, the same on every machine: split -> rows."""
+    rng = random.Random(SEED)  # noqa: S311 - not for secrets
+    connection = build_database()
+    names = split_names(connection, rng)
+    splits: dict[str, list[Row]] = {}
+    for split in SPLITS:
+        rows: list[Row] = []
+        for kind, count in quotas(split).items():
+            phrasings = shuffled(PHRASINGS[kind][split], rng)
+            fillings = shuffled(candidates(connection, INTENTS[kind], names[split]), rng)
+            rows += make_intent(kind, phrasings, fillings, count)
+        splits[split] = shuffled(rows, rng)
+    connection.close()
+    return splits
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The text of a file: one JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the files, or with `--check` say which differ; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="make", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a file differs")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent, help="folder of the files"
+    )
+    options = parser.parse_args(arguments)
+    texts = {options.out / f"{split}.jsonl": render(rows) for split, rows in make_splits().items()}
+    if not options.check:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            path.write_bytes(text.encode())
+        return 0
+    stale = [path for path, text in texts.items() if not _holds(path, text)]
+    for path in stale:
+        print(f"{path}: differs from what the generator writes; run make without --check")
+    return 1 if stale else 0
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

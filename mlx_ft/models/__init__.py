@@ -1,0 +1,1 @@
+"""Models: finding, downloading, converting, checking and loading them."""

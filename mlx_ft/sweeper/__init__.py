@@ -1,0 +1,1 @@
+"""`python train.py -m`: every combination of the swept values, under one parent run."""

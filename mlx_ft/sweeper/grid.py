@@ -1,0 +1,109 @@
+"""The grid: swept arguments -> trials, each with a name and a folder name."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from mlx_ft.errors import ConfigError
+
+MOST_TRIALS = 1000
+LONGEST_FOLDER = 100
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the grid. name: what varies, e.g. `rank=8 learning_rate=1e-4`."""
+
+    name: str
+    folder: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One argument. key without its `++` prefix; texts: its values as arguments."""
+
+    key: str
+    prefix: str
+    texts: tuple[str, ...]
+
+    @property
+    def varies(self) -> bool:
+        return len(self.texts) > 1
+
+
+def expand(arguments: Sequence[str], config_loader: Any = None) -> list[Trial]:
+    """Every combination, in the order of the command line: the last argument varies fastest.
+
+    config_loader: lists the choices of a group for `glob(...)`. Raises ConfigError when there
+    are too many.
+    """
+    parser = OverridesParser.create(config_loader=config_loader)
+    axes = [_axis(override) for override in parser.parse_overrides([*arguments])]
+    count = 1
+    for axis in axes:
+        count *= len(axis.texts)
+    if count > MOST_TRIALS:
+        raise ConfigError(
+            f"The sweep has {count:,} trials; at most {MOST_TRIALS:,} are allowed. Give fewer "
+            "values. Nothing was written."
+        )
+    labels = _labels(axes)
+    names, overrides = [], []
+    for values in itertools.product(*(axis.texts for axis in axes)):
+        pairs = [*zip(axes, labels, values, strict=True)]
+        varying = [f"{label}={_plain(text)}" for axis, label, text in pairs if axis.varies]
+        names.append(" ".join(varying) or "trial")
+        overrides.append(tuple(f"{axis.prefix}{axis.key}={text}" for axis, _, text in pairs))
+    return [Trial(*parts) for parts in zip(names, _folders(names), overrides, strict=True)]
+
+
+def _axis(override: Override) -> _Axis:
+    element = override.get_key_element()
+    key = element.lstrip("+")
+    return _Axis(key, element[: len(element) - len(key)], _texts(override))
+
+
+def _texts(override: Override) -> tuple[str, ...]:
+    """The values as the user wrote them (1e-4, not 0.0001) where that can be told."""
+    raw = (override.input_line or "").partition("=")[2]
+    if not override.is_sweep_override():
+        return (raw,)
+    texts = tuple(override.sweep_string_iterator())
+    inner = re.sub(r"^choice\((.*)\)$", r"\1", raw)
+    parts = tuple(part.strip() for part in inner.split(","))
+    simple = len(parts) == len(texts) and not re.search(r"[\[\](){}'\"\\]", inner)
+    return parts if simple else texts
+
+
+def _labels(axes: Sequence[_Axis]) -> list[str]:
+    """The last part of each key, or the whole key where two would look the same."""
+    leaves = Counter(axis.key.rpartition(".")[2] for axis in axes if axis.varies)
+    return [
+        axis.key if leaves[axis.key.rpartition(".")[2]] > 1 else axis.key.rpartition(".")[2]
+        for axis in axes
+    ]
+
+
+def _plain(text: str) -> str:
+    """A value for a name: unquoted, and never an interpolation that would be resolved again."""
+    return text.strip("'\"").replace("$", "").replace("\\", "")
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """Folder names: numbered where the trial's name is too long or does not tell it apart."""
+    safe = [re.sub(r"[^\w.,=+-]+", "_", name.replace(" ", ",")).strip(".") for name in names]
+    counts = Counter(safe)
+    return [
+        name if counts[name] == 1 and len(name) <= LONGEST_FOLDER
+        else f"{number:03d}_{name[:LONGEST_FOLDER]}"
+        for number, name in enumerate(safe, start=1)
+    ]  # fmt: skip
