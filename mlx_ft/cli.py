@@ -198,13 +198,13 @@ def _doctor(_: argparse.Namespace) -> int:
 
 def _ui(args: argparse.Namespace) -> int:
     from mlx_ft.config import compose
-    from mlx_ft.tracking import ui_command, ui_environment
+    from mlx_ft.tracking import ui_command, ui_environment, ui_page
 
     command = compose.CommandLine(tuple(args.overrides))
     compose.check(command)
     config = compose.resolve(compose.compose(compose.open_hydra(command), command))
     line = ui_command(config, args.host, args.port)
-    print(f"MLflow: http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
+    print(f"MLflow: {ui_page(config, args.host, args.port)} (Ctrl-C ends it)", flush=True)
     os.execvpe(line[0], line, ui_environment())  # noqa: S606  (our own command, no shell)
 
 

@@ -60,12 +60,43 @@ def scale(config: LoraConfig) -> float:
     return config.alpha / divisor
 
 
+class SeededDropout(nn.Module):
+    """Inverted dropout (Srivastava et al. 2014) whose mask is a function of `key` alone.
+
+    So a layer that is computed again for its gradient (`mx.checkpoint`) drops the same inputs,
+    and a step repeated after a resume does too. p: probability of zeroing an input.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.p = p
+        self._key = mx.random.key(0)  # the underscore keeps it out of the parameters
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Drop inputs while training."""
+        if not self.training:
+            return x
+        keep = mx.random.bernoulli(1 - self.p, x.shape, key=self._key)
+        return mx.where(keep, x, 0) * (1 / (1 - self.p))
+
+
+def seed_dropout(model: nn.Module, seed: int) -> None:
+    """Give every dropout of the adapter its own key, made from `seed` (64 bits)."""
+    dropouts = [m for _, m in model.named_modules() if isinstance(m, SeededDropout)]
+    if dropouts:
+        keys = mx.random.split(mx.random.key(seed), len(dropouts))
+        for dropout, key in zip(dropouts, keys, strict=True):
+            dropout._key = key
+
+
 def attach(model: nn.Module, config: LoraConfig) -> Adapter:
     """Freeze `model` and put trainable LoRA layers on the configured projections.
 
     B starts at zero, so the adapted model computes what the base does. Raises ConfigError when
-    a target matches nothing or there are fewer layers than asked for.
+    a target matches nothing or there are fewer layers than asked for, AdapterError when the
+    model carries an adapter.
     """
+    _refuse_adapted(model)
     layers = model.layers
     count = len(layers) if config.num_layers == "all" else int(config.num_layers)
     if count > len(layers):
@@ -133,20 +164,28 @@ def _convert(model: nn.Module, adapter: Adapter) -> None:
             lora = kind.from_base(
                 module, r=adapter.rank, dropout=adapter.dropout, scale=adapter.scale
             )
+            if adapter.dropout:
+                lora.dropout = SeededDropout(adapter.dropout)
             converted.append((path, lora))
         layer.update_modules(tree_unflatten(converted))
 
 
 def detach(model: nn.Module) -> None:
     """Take every LoRA layer off again; the base is as it was."""
+    bare = [(path, module.linear) for path, module in _adapted(model)]
+    model.update_modules(tree_unflatten(bare))
+
+
+def _adapted(model: nn.Module) -> list[tuple[str, Any]]:
     from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 
-    bare = [
-        (path, module.linear)
-        for path, module in model.named_modules()
-        if isinstance(module, (LoRALinear, LoRASwitchLinear))
-    ]
-    model.update_modules(tree_unflatten(bare))
+    kinds = (LoRALinear, LoRASwitchLinear)
+    return [(path, module) for path, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def _refuse_adapted(model: nn.Module) -> None:
+    if _adapted(model):
+        raise AdapterError("this model already carries an adapter; detach it first")
 
 
 def parameters(model: nn.Module) -> dict[str, mx.array]:
@@ -199,7 +238,7 @@ def read_settings(folder: Path) -> tuple[Adapter, dict[str, Any]]:
             float(wanted["scale"]),
             float(wanted["dropout"]),
             int(settings["num_layers"]),
-            tuple(map(str, wanted["keys"])),
+            tuple(map(str, wanted.get("keys") or ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(
@@ -214,9 +253,13 @@ def load(model: nn.Module, folder: Path) -> Adapter:
     Raises AdapterError that lists every tensor which is missing, unexpected, of another shape,
     or not finite; the model is then bare again.
     """
+    _refuse_adapted(model)
     adapter, _ = read_settings(folder)
     if adapter.num_layers <= 0:  # mlx-lm's way of saying all
         adapter = replace(adapter, num_layers=len(model.layers))
+    if not adapter.keys:  # and here too
+        paths = {path for layer in model.layers for path, _ in _linear(layer)}
+        adapter = replace(adapter, keys=tuple(sorted(paths)))
     try:
         weights = cast(dict[str, mx.array], mx.load(str(folder / WEIGHTS)))
     except RuntimeError as error:

@@ -58,15 +58,12 @@ def resolve(config: Config, device: str) -> Config:
     chosen = {
         field.name: values[field.name]
         for field in fields(MemoryProfileConfig)
-        if getattr(asked, field.name) == "auto" and field.name != "name"
+        if getattr(asked, field.name) == "auto"
     }
     profile = replace(asked, **chosen)
     if chosen:
-        logger.info(
-            "memory_profile: %s from profile '%s'",
-            ", ".join(f"{key}={value}" for key, value in chosen.items()),
-            name,
-        )
+        figures = ", ".join(f"{key}={value}" for key, value in chosen.items() if key != "name")
+        logger.info("memory_profile=%s: %s", name, figures)
     model = config.model
     if model.quantize == "auto":
         model = replace(model, quantize=profile.quantize)

@@ -62,7 +62,9 @@ def _shape(config: OptimizerConfig, progress: float, step: int, total_steps: int
         case "cosine":
             return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
         case "wsd":
-            decay = max(1, round(config.decay_ratio * total_steps))
-            into = max(0, step - (total_steps - 1 - decay))
-            return 1.0 - (1.0 - floor) * min(1.0, into / decay)
+            last = total_steps - 1
+            decay_steps = max(1, round(config.decay_ratio * total_steps))
+            # Not before the peak: a short run would never reach it.
+            start = max(warmup_steps(config, total_steps), last - decay_steps)
+            return 1.0 - (1.0 - floor) * max(0, step - start) / max(1, last - start)
     raise AssertionError(f"unchecked schedule {config.schedule!r}")

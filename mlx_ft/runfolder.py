@@ -48,12 +48,7 @@ class RunFolder:
         return folder
 
     def _take(self) -> None:
-        taken = [name for name in ("config.yaml", "summary.json") if (self.path / name).exists()]
-        if taken:
-            raise OutputError(
-                f"hydra.run.dir: {self.path} already holds a run ({', '.join(taken)}). "
-                "Choose another folder; nothing was changed"
-            )
+        self._refuse_earlier_run()  # without making a lock file there
         lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,6 +58,16 @@ class RunFolder:
                 f"hydra.run.dir: {self.path} is in use by another run. Choose another folder"
             ) from None
         self._lock = lock
+        self._refuse_earlier_run()  # one that ended between the two
+
+    def _refuse_earlier_run(self) -> None:
+        taken = [name for name in ("config.yaml", "summary.json") if (self.path / name).exists()]
+        if taken:
+            self.release()
+            raise OutputError(
+                f"hydra.run.dir: {self.path} already holds a run ({', '.join(taken)}). "
+                "Choose another folder; nothing was changed"
+            )
 
     @property
     def adapter(self) -> Path:

@@ -111,6 +111,8 @@ def _load_packaged_blas(cache_dir: Path) -> str:
     if not shim.exists():
         shim = _compile_shim(library_dir, shim)
     ctypes.CDLL(str(shim), ctypes.RTLD_GLOBAL)
+    if shim.parent != cache_dir / "blas":
+        shim.unlink()  # loaded already; nobody else would find it
     return f"OpenBLAS (scipy-openblas32 {version})"
 
 

@@ -77,6 +77,8 @@ class Session:
         self.record = Record(accepted.config, accepted.public, folder, parent_run_id)
         self.before: Validation | None = None
         self.after: Validation | None = None
+        self.after_step = 0
+        self.kept: Validation | None = None
         self.answers_before: list[Answer] = []
         self.answers_after: list[Answer] = []
 
@@ -95,9 +97,7 @@ class Session:
                 self.answers_before = self._answer(display)
             display.training(0)
             self._train_steps(display)
-            if self.config.checkpoint.best and self.state.best_adapter is not None:
-                self.state.restore_best()
-            self.save_adapter()
+            self._keep_adapter()
             self.answers_after = self._answer(display)
 
     def _train_steps(self, display: Display) -> None:
@@ -122,7 +122,7 @@ class Session:
             if config.checkpoint.every and result.step % config.checkpoint.every == 0:
                 self.record.checkpoint(self.state, self.accepted)
             if last or (every and result.step % every == 0):
-                self.after = self._validate(display)
+                self.after, self.after_step = self._validate(display), result.step
                 if self._finished_early():
                     return
                 display.training(result.step)
@@ -174,16 +174,20 @@ class Session:
         self.record.accuracy(self.state.progress.step, evaluation.accuracy(judged), len(judged))
         return judged
 
-    def save_adapter(self) -> None:
-        """Write the adapter as it is now; never one that is not finite."""
+    def _keep_adapter(self) -> None:
+        """Write the adapter that the run ends with; `kept` is its validation, if it had one."""
+        best = self.state.progress.best_loss
+        if self.config.checkpoint.best and best is not None:
+            self.state.restore_best()
+            self.kept = Validation(best, 0)
+        elif self.after is not None and self.after_step == self.state.progress.step:
+            self.kept = self.after
         self.record.adapter(self.state, self.accepted)
 
     def end(self, status: str, reason: str | None = None) -> RunResult:
         """Write what there is, whatever happened, and close the records."""
-        if status != "FINISHED" and self.state.progress.step and not self.folder.adapter.exists():
-            if self.state.best_adapter is not None and status == "FAILED":
-                self.state.restore_best()
-            self.save_adapter()
+        if self.state.progress.step and not self.folder.adapter.exists():
+            self._keep_adapter()  # the run ended early
         summary = self.summary(status, reason)
         self.record.end(summary, self.answers_before, self.answers_after)
         if status == "FINISHED":
@@ -203,9 +207,7 @@ class Session:
     def summary(self, status: str, reason: str | None) -> dict[str, Any]:
         """The contract of `summary.json`; see docs/runs.md."""
         progress, accepted = self.state.progress, self.accepted
-        best = progress.best_loss if self.config.checkpoint.best else None
-        after = self.after.loss if self.after else None
-        final = Validation(best if best is not None else after, 0) if after is not None else None
+        final = self.kept
         seconds = progress.train_seconds
         return {
             "status": status,

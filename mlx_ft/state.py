@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ class Progress:
     skipped_steps: int = 0
     nonfinite_in_a_row: int = 0
     best_loss: float | None = None
+    patience_loss: float | None = None  # validation loss of the last gain beyond min_delta
     best_step: int = 0
     evaluations_without_gain: int = 0
     train_seconds: float = 0.0
@@ -53,13 +55,17 @@ class TrainState:
     def record_validation(self, loss: float, min_delta: float) -> bool:
         """Take note of a validation loss; True when it is the best so far.
 
-        A gain smaller than `min_delta` keeps the better adapter but does not reset the patience.
+        A gain smaller than `min_delta` keeps the better adapter but does not reset the patience;
+        small gains count once they add up to it.
         """
         progress = self.progress
-        before = progress.best_loss
-        gained = before is None or loss < before - min_delta
-        progress.evaluations_without_gain = 0 if gained else progress.evaluations_without_gain + 1
-        if before is not None and not loss < before:
+        before, last = progress.best_loss, progress.patience_loss
+        finite = math.isfinite(loss)  # NaN as the best would never be beaten
+        if finite and (last is None or loss < last - min_delta):
+            progress.patience_loss, progress.evaluations_without_gain = loss, 0
+        else:
+            progress.evaluations_without_gain += 1
+        if not finite or (before is not None and not loss < before):
             return False
         progress.best_loss, progress.best_step = loss, progress.step
         self.best_adapter = {name: mx.array(array) for name, array in self.adapter().items()}

@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_ft import optim
+from mlx_ft import lora, optim
 from mlx_ft.config.schema import OptimizerConfig, TrainConfig
 from mlx_ft.data.arrays import to_arrays
 from mlx_ft.data.batch import Batches
@@ -93,18 +93,19 @@ def train(
         state.model.train()
         window = min(run_plan.accumulation, run_plan.micro_steps - progress.micro_step)
         sums, tokens, target_tokens = _zeros(state), 0, 0
-        for _ in range(window):
-            batch = batches.at(*divmod(progress.micro_step, len(batches)))
+        for micro_step in range(progress.micro_step, progress.micro_step + window):
+            batch = batches.at(*divmod(micro_step, len(batches)))
             # Dropout of a micro-step is a function of (seed, micro_step), as its rows are.
-            mx.random.seed((seed << 32) | progress.micro_step)
+            lora.seed_dropout(state.model, (seed << 32) | micro_step)
             sums = accumulate(*sums, *vars(to_arrays(batch)).values())
             mx.eval(sums)
-            progress.micro_step += 1
             tokens += sum(len(batches.examples[row].tokens) for row in batch.rows)
             target_tokens += int(batch.mask.sum())
         loss, grad_norm, finite = update(*sums)
+        del sums  # an adapter's worth of memory
         mx.eval(loss, grad_norm, finite, state.model.trainable_parameters(), state.optimizer.state)
         seconds = time.perf_counter() - started
+        progress.micro_step += window  # now, not before: a broken window is taken again
         result = StepResult(
             progress.step + 1,
             progress.micro_step / len(batches),
@@ -173,10 +174,10 @@ def _build_step(
     ) -> tuple[mx.array, mx.array, mx.array]:
         mean = tree_map(lambda g: g / count, gradients)
         clipped, norm = clip(mean, optimizer_config.max_grad_norm)
-        finite = mx.isfinite(total) & mx.isfinite(norm)
         old_parameters = model.trainable_parameters()
         old_state = tree_map(lambda array: array, optimizer.state)
         optimizer.update(model, clipped)
+        finite = mx.isfinite(total) & mx.isfinite(norm) & _all_finite(model.trainable_parameters())
         keep = partial(_where, finite)
         model.update(tree_map(keep, model.trainable_parameters(), old_parameters))
         # In place: a compiled function watches this very dictionary.
@@ -185,7 +186,7 @@ def _build_step(
 
     if not compiled:
         return accumulate, update
-    captured = [model.state, optimizer.state, mx.random.state]
+    captured = [model.state, optimizer.state]
     return (
         mx.compile(accumulate, inputs=captured, outputs=captured),
         mx.compile(update, inputs=captured, outputs=captured),
@@ -217,6 +218,11 @@ def clip(gradients: Any, max_norm: float | None) -> tuple[Any, mx.array]:
         return gradients, norm
     factor = mx.minimum(1.0, max_norm / (norm + 1e-6))
     return tree_map(lambda g: g * factor, gradients), norm
+
+
+def _all_finite(tree: Any) -> mx.array:
+    leaves = cast(list[tuple[str, mx.array]], tree_flatten(tree))
+    return mx.all(mx.stack([mx.isfinite(array).all() for _, array in leaves]))
 
 
 def _where(finite: mx.array, new: mx.array, old: mx.array) -> mx.array:

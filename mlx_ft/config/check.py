@@ -87,6 +87,12 @@ def _data_rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
 def _schedule_rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     train, optimizer, every = config.train, config.optimizer, config.eval.every
+    if optimizer.name == "adam" and optimizer.weight_decay > 0:
+        yield (
+            ("optimizer.name", "optimizer.weight_decay"),
+            f"optimizer.weight_decay: found {optimizer.weight_decay:g}, which adam does not "
+            "apply. Use optimizer=adamw, or set it to 0",
+        )
     steps, warmup = train.max_steps, optimizer.warmup_steps
     if warmup is not None and steps is not None and warmup >= steps:
         yield (

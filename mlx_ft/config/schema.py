@@ -105,7 +105,7 @@ class OptimizerConfig:
     learning_rate: float = option(2e-4, "Peak learning rate.", above=0, maximum=10)
     weight_decay: float = option(
         0.0,
-        "Decoupled weight decay (adamw, lion, muon), L2 penalty (adafactor, sgd).",
+        "Decoupled weight decay (adamw, lion, adafactor), L2 penalty (muon, sgd); adam has none.",
         minimum=0,
         maximum=10,
     )

@@ -20,7 +20,7 @@ from mlx_ft.errors import DataError
 
 logger = logging.getLogger("mlx_ft.data")
 
-SHOWN_FAULTS = 20
+SHOWN_FAULTS = 15
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ def logits_at(model: nn.Module) -> tuple[LogitsAt, bool]:
 
     positions index the flattened B * T. The split into backbone and head is used only if it
     reproduces the model's own logits on a probe; models that scale or cap their logits keep
-    their own path.
+    their own path. Leaves the model in evaluation mode.
     """
 
     def full(tokens: mx.array, positions: mx.array) -> mx.array:
@@ -36,12 +36,8 @@ def logits_at(model: nn.Module) -> tuple[LogitsAt, bool]:
         hidden_states = backbone(tokens, cache=None)  # Phi's has no default
         return head(hidden_states.reshape(-1, hidden_states.shape[-1])[positions])
 
-    training = {name for name, module in model.named_modules() if module.training}
     model.eval()  # dropout would make the probe's two answers differ
-    same = _same(full, at_positions)
-    for name, module in model.named_modules():
-        module._training = name in training
-    return (at_positions, True) if same else (full, False)
+    return (at_positions, True) if _same(full, at_positions) else (full, False)
 
 
 def _split(model: Any) -> tuple[Any, Callable[[mx.array], mx.array]] | None:

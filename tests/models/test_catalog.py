@@ -6,7 +6,8 @@ import pytest
 
 from mlx_ft.errors import ModelError
 from mlx_ft.models import catalog, gguf, hub
-from tests.models import tiny
+
+from . import tiny
 
 NAME = "org/tiny"
 CONF = Path(__file__).parents[2] / "conf"

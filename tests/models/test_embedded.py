@@ -19,7 +19,8 @@ from mlx_ft.models.catalog import parameters_on_disk
 from mlx_ft.models.gguf import find_embedded
 from mlx_ft.models.gguf_header import read_header
 from mlx_ft.models.load import Loaded, Located, load, locate, total_parameters
-from tests.models.tiny import byte_alphabet
+
+from .tiny import byte_alphabet
 
 PARAMETERS = 134_515_008  # the model card's 135M, exactly
 GPT2 = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")

@@ -10,7 +10,8 @@ import pytest
 
 from mlx_ft.errors import ModelError
 from mlx_ft.models.folder import check_folder, model_types, safetensors_header
-from tests.models import tiny
+
+from . import tiny
 
 
 def refused(folder: Path) -> str:

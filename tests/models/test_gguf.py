@@ -15,7 +15,8 @@ from mlx_ft.models import gguf, store
 from mlx_ft.models.gguf_header import read_header
 from mlx_ft.models.gguf_q4k import read_q4_k
 from mlx_ft.models.load import load, locate
-from tests.models import tiny
+
+from . import tiny
 
 
 def loaded(path: Path, cache: Path, **options: Any) -> Any:

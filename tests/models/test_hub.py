@@ -15,7 +15,8 @@ from huggingface_hub import constants, errors
 
 from mlx_ft.errors import ModelError
 from mlx_ft.models import hub
-from tests.models import tiny
+
+from . import tiny
 
 SHA = "c0ffee" + "0" * 34
 NAME = "org/tiny"

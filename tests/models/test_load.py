@@ -17,7 +17,8 @@ from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import ConfigError, ModelError
 from mlx_ft.models import gguf, hub
 from mlx_ft.models.load import Loaded, load, locate, total_parameters
-from tests.models import tiny
+
+from . import tiny
 
 TOKENS = mx.array([[5, 77, 200, 31, 8]])
 

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Our numbers against those of other libraries, computed now: transformers + PEFT on torch in an
+# environment of its own (kept in MLX_FT_PEERS_ENV), and mlx-lm.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+environment="${MLX_FT_PEERS_ENV:-$HOME/.cache/mlx-ft-peers}/peft"
+vectors=$(mktemp -d)
+trap 'rm -rf "$vectors"' EXIT
+
+if ! cmp --quiet tests/peers/requirements.txt "$environment/requirements.txt"; then
+    python3 -m venv --clear "$environment"
+    "$environment/bin/pip" install --quiet -r tests/peers/requirements.txt
+    cp tests/peers/requirements.txt "$environment/"
+fi
+
+echo "torch computes the vectors again; the committed ones must be the same"
+"$environment/bin/python" -W ignore tests/peers/peft_gradients.py "$vectors" \
+    --check tests/peers/vectors
+
+echo "ours against them"
+MLX_FT_PEER_VECTORS="$vectors" python3 -m uv run pytest -s tests/peers
+
+echo "the embedded model with an adapter of ours, loaded by mlx-lm"
+python3 -m uv run python tests/peers/embedded_logits.py
+
+echo "speed of float32 products"
+python3 -m uv run python benchmarks/blas.py --require 0.8

@@ -1,0 +1,120 @@
+"""The `mlx-ft` command: its help, its mistakes, and using a run."""
+
+import json
+
+import pytest
+
+from mlx_ft import cli
+from mlx_ft.main import main as train
+from tests.models import tiny
+from tests.test_run import job, summary, write_rows
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A folder with one finished tiny run in `outputs/runs/one`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLX_FT_CACHE", str(tmp_path.parent / "cache"))
+    tiny.save(tmp_path / "model")
+    write_rows(tmp_path / "rows.jsonl")
+    assert train(job("hydra.run.dir=outputs/runs/one", "train.max_steps=2")) == 0
+    return tmp_path
+
+
+def test_help_and_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for command in ("train", "quick", "generate", "evaluate", "models", "doctor", "ui"):
+        assert command in out
+    assert cli.main([]) == 2
+
+
+def test_generate_streams_the_newest_runs_answer(trained, capsys):
+    capsys.readouterr()
+    assert cli.main(["generate", "say 1", "--max-tokens", "3"]) == 0
+    newest = capsys.readouterr().out
+    assert cli.main(["generate", "--run", "outputs/runs/one", "say 1", "--max-tokens", "3"]) == 0
+    assert capsys.readouterr().out == newest
+    assert newest.endswith("\n")
+
+
+def test_evaluate_prints_the_runs_figures(trained, capsys):
+    found = summary(trained / "outputs" / "runs" / "one")
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["loss"] == pytest.approx(found["val_loss_after"], rel=1e-6)
+    assert printed["accuracy"] == found["accuracy_after"]
+    assert len(printed["answers"]) == 2
+    assert cli.main(["evaluate"]) == 0
+    assert f"{found['val_loss_after']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["generate", "--run", "nowhere", "hi"], ["'nowhere'", "run folder"]),
+        (["evaluate"], ["no run with an adapter", "mlx-ft train"]),
+        (["ui"], ["no runs yet"]),
+        (["ui", "trackin.uri=x"], ["tracking.uri?"]),
+        (["models", "show", "./nowhere"], ["nowhere"]),
+        (["models", "remove", "./nowhere"], ["nowhere"]),
+        (["train", "lora.rnak=1"], ["lora.rank?"]),
+        (["quick", "./nowhere", "rows.jsonl"], ["rows.jsonl"]),
+    ],
+)
+def test_mistakes(argv, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLX_FT_CACHE", str(tmp_path.parent / "cache"))
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    for words in expected:
+        assert words in err
+    assert "Traceback" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_adapter_lists_every_fault(trained, capsys):
+    import mlx.core as mx
+
+    path = trained / "outputs/runs/one/adapter/adapters.safetensors"
+    weights = dict(mx.load(str(path)))
+    first, second, third, *_ = sorted(weights)
+    weights[first] = weights[first][:1]
+    weights[second] = weights[second] * float("nan")
+    weights["model.extra.lora_a"] = weights.pop(third)
+    mx.save_safetensors(str(path), weights)
+    capsys.readouterr()
+    assert cli.main(["evaluate"]) == 2
+    err = capsys.readouterr().err
+    for words in (f"{first}: shape", f"{second}: holds NaN", f"{third}: missing", "extra"):
+        assert words in err
+
+
+def test_quick_trains_on_the_users_model_and_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLX_FT_CACHE", str(tmp_path.parent / "cache"))
+    tiny.save(tmp_path / "mine, (odd) name")
+    write_rows(tmp_path / "rows.jsonl")
+    arguments = ["./mine, (odd) name", "rows.jsonl", "tracking=none", "hydra.run.dir=run"]
+    assert cli.main(["quick", *arguments, "lora.num_layers=all", "train.max_steps=2"]) == 0
+    found = summary(tmp_path / "run")
+    assert (found["status"], found["model"], found["steps"]) == ("FINISHED", "mine, (odd) name", 2)
+
+
+def test_doctor_prints_what_the_machine_can_do(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for words in ("device", "BLAS", "GFLOP/s", "memory", "free disk", "mx.compile", "mlx-lm"):
+        assert words in out
+
+
+def test_models_list_and_show(capsys):
+    assert cli.main(["models", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "smollm2_135m" in out
+    assert "mistralai/Mistral-7B-Instruct-v0.3" in out
+    assert cli.main(["models", "show", "smollm2_135m"]) == 0
+    assert "apache-2.0" in capsys.readouterr().out

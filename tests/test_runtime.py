@@ -1,0 +1,245 @@
+"""The BLAS comes in before MLX, or the user hears why not. (Speed: benchmarks/blas.py.)"""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_ft import runtime
+from mlx_ft.config.schema import MemoryProfileConfig
+from mlx_ft.errors import ConfigError
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX brings a fast BLAS")
+
+# The loader's answer where no system OpenBLAS is installed, on a machine that may have one.
+NO_SYSTEM_BLAS = """
+import ctypes
+real = ctypes.CDLL
+def without(name, *rest):
+    if name == "libopenblas.so.0":
+        raise OSError("libopenblas.so.0: cannot open shared object file")
+    return real(name, *rest)
+ctypes.CDLL = without
+"""
+PREPARE = """
+import logging
+logging.basicConfig(format="%(levelname)s %(message)s")
+from mlx_ft import runtime
+blas = runtime.prepare()
+import mlx.core as mx
+assert (mx.ones((2, 3)) @ mx.ones((3, 2))).tolist() == [[3, 3], [3, 3]]
+print(blas.name, blas.fast, sep="|")
+"""
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def prepared(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings: Mapping[str, str] = {"MLX_FT_CACHE": str(folder), **environment}
+    done = python(NO_SYSTEM_BLAS + PREPARE, **settings)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+class DlInfo(ctypes.Structure):
+    """dladdr's answer."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def library_of(symbol: str) -> str:
+    """The file that the process resolves a global symbol to."""
+    process, info = ctypes.CDLL(None), DlInfo()
+    address = ctypes.cast(getattr(process, symbol), ctypes.c_void_p)
+    assert process.dladdr(address, ctypes.byref(info))
+    return os.fsdecode(info.file)
+
+
+@linux
+@pytest.mark.parametrize("symbol", ["cblas_sgemm", "cblas_dgemm"])
+def test_products_resolve_to_openblas(symbol: str) -> None:
+    assert runtime.prepare().fast
+    library = library_of(symbol)
+    maps = Path("/proc/self/maps").read_text()
+    assert Path(library).name.startswith(("shim-", "mlx-ft-")) or "openblas" in library
+    assert "openblas" in maps
+
+
+def sgemm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b by whatever `cblas_sgemm` is in the process: row-major, nothing transposed."""
+    (m, k), n = a.shape, b.shape[1]
+    c = np.zeros((m, n), np.float32)
+    function = ctypes.CDLL(None).cblas_sgemm
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (a, b, c)]
+    order, plain = 101, 111
+    function(
+        order, plain, plain, m, n, k, one, pointers[0], k, pointers[1], n, zero, pointers[2], n
+    )
+    return c
+
+
+@linux
+def test_mlx_itself_multiplies_with_it() -> None:
+    """The same bits; the reference BLAS, which adds up in the order of the rows, gives others."""
+    random = np.random.RandomState(0)
+    a, b = random.standard_normal((2, 64, 64)).astype(np.float32)
+    found = np.array(mx.matmul(mx.array(a), mx.array(b), stream=mx.cpu))
+    in_order = np.zeros((64, 64), np.float32)
+    for i in range(64):
+        in_order += a[:, i, None] * b[i]
+    assert found.tobytes() == sgemm(a, b).tobytes()
+    assert found.tobytes() != in_order.tobytes()
+
+
+@linux
+def test_mlx_imported_first_is_an_error_that_says_so() -> None:
+    done = python(
+        "import mlx.core\n"
+        "from mlx_ft import errors, runtime\n"
+        "try:\n    runtime.prepare()\n"
+        "except errors.MlxFtError as error:\n    print(error)\n"
+    )
+    assert "mlx.core was imported before" in done.stdout, done.stderr
+    assert "mlx_ft.runtime.prepare()" in done.stdout
+
+
+@linux
+def test_without_compiler_and_library_one_line_names_the_mend(tmp_path: Path) -> None:
+    done = prepared(tmp_path / "cache", PATH=str(tmp_path))
+    assert done.stdout == "reference BLAS|False\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("WARNING no fast BLAS found")
+    assert "50 times slower" in line
+    assert "no C compiler (cc, gcc or clang); libopenblas.so.0: cannot open" in line
+    assert "apt install gcc" in line
+    assert "libopenblas0" in line
+
+
+@linux
+def test_compiles_once_and_keeps_it(tmp_path: Path) -> None:
+    first = prepared(tmp_path)
+    (shim,) = (tmp_path / "blas").iterdir()
+    made = shim.stat().st_mtime_ns
+    second = prepared(tmp_path, PATH="")  # no compiler is needed any more
+    assert first.stdout == second.stdout
+    assert first.stdout.endswith("|True\n")
+    assert first.stdout.startswith("OpenBLAS (scipy-openblas32")
+    assert first.stderr == second.stderr == ""
+    assert [*(tmp_path / "blas").iterdir()] == [shim]
+    assert shim.stat().st_mtime_ns == made
+
+
+@linux
+def test_a_cache_that_cannot_be_written_costs_a_compilation_only(tmp_path: Path) -> None:
+    file, scratch = tmp_path / "file", tmp_path / "scratch"
+    file.write_text("")
+    scratch.mkdir()
+    done = prepared(file / "cache", TMPDIR=str(scratch))
+    assert done.stdout.endswith("|True\n")
+    assert done.stderr == ""
+    assert list(scratch.iterdir()) == []  # nothing piles up there, run after run
+
+
+@linux
+def test_threads(tmp_path: Path) -> None:
+    code = (
+        "from mlx_ft import runtime\n"
+        "runtime.prepare(threads=1)\n"
+        "import ctypes\n"
+        "process = ctypes.CDLL(None)\n"
+        "names = ('scipy_openblas_get_num_threads', 'openblas_get_num_threads')\n"
+        "print(next(getattr(process, n)() for n in names if hasattr(process, n)))\n"
+    )
+    assert python(code).stdout == "1\n"
+
+
+def test_preparing_again_changes_nothing() -> None:
+    assert runtime.prepare() is runtime.prepare(threads=1)
+
+
+def test_elsewhere_the_platform_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_prepared", None)
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert runtime.prepare() == runtime.Blas("Accelerate", fast=True)
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_FT_CACHE", "~/elsewhere")
+    assert runtime.default_cache_dir() == Path.home() / "elsewhere"
+    monkeypatch.delenv("MLX_FT_CACHE")
+    assert runtime.default_cache_dir() == Path.home() / ".cache" / "mlx-ft"
+
+
+@pytest.mark.parametrize(
+    ("metal", "cuda", "wanted", "expected"),
+    [
+        (False, False, "auto", "cpu"),
+        (False, False, "cpu", "cpu"),
+        (True, False, "auto", "metal"),
+        (False, True, "gpu", "cuda"),
+        (True, False, "cpu", "cpu"),
+    ],
+)
+def test_device(
+    metal: bool, cuda: bool, wanted: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[mx.Device] = []
+    monkeypatch.setattr(mx.metal, "is_available", lambda: metal)
+    monkeypatch.setattr(runtime, "_cuda_available", lambda: cuda)
+    monkeypatch.setattr(mx, "set_default_device", chosen.append)
+    assert runtime.select_device(wanted) == expected
+    assert chosen == [mx.Device(mx.cpu if expected == "cpu" else mx.gpu)]
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    monkeypatch.setattr(runtime, "_cuda_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"device: found 'gpu'.*device=cpu or device=auto"):
+        runtime.select_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "wired", "expected"),
+    [("metal", None, 8), ("metal", 6.0, 6), ("metal", 99.0, 8), ("cpu", 6.0, None)],
+)
+def test_limits_are_given_to_mlx_in_bytes(
+    device: str, wired: float | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, int] = {}
+    for kind in ("cache", "memory", "wired"):
+        setter = f"set_{kind}_limit"
+        monkeypatch.setattr(mx, setter, lambda size, kind=kind: given.update({kind: size}))
+    recommended = {"max_recommended_working_set_size": 8 * 2**30}
+    monkeypatch.setattr(mx, "device_info", lambda: recommended)
+    profile = MemoryProfileConfig(cache_limit_gb=0.5, memory_limit_gb=4, wired_limit_gb=wired)
+    runtime.set_limits(profile, device)
+    limits = {"cache": 2**29, "memory": 4 * 2**30}
+    assert given == limits | ({} if expected is None else {"wired": expected * 2**30})
+    given.clear()
+    runtime.set_limits(MemoryProfileConfig(), "cpu")
+    assert given == {}
+
+
+def test_measures_products_in_gflops() -> None:
+    assert runtime.matmul_gflops(size=64, repeats=1) > 0
