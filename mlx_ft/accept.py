@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
         dequantize=bool(resolved.model.dequantize),
     )
     dataset = validate.encode_all(checked, loaded.tokenizer, profile.max_seq_length)
+    resolved = _resolve_max_tokens(resolved, dataset.test, loaded.tokenizer)
     mx.random.seed(config.seed)  # the adapter's A: a function of the seed alone
     adapter = lora.attach(loaded.model, config.lora)
     if profile.grad_checkpoint:
@@ -79,12 +80,21 @@ def _check_references(metric: Metric, rows: Sequence[Conversation]) -> None:
         )
 
 
+def _resolve_max_tokens(config: Config, rows: Sequence[Conversation], tokenizer: Any) -> Config:
+    """Room for every expected answer and a quarter more: a longer one is wrong anyway."""
+    if config.eval.max_tokens != "auto":
+        return config
+    answers = [row.messages[-1].content for row in rows if row.messages]
+    longest = max((len(tokenizer.encode(text)) for text in answers), default=64)
+    return replace(config, eval=replace(config.eval, max_tokens=longest + longest // 4 + 1))
+
+
 def _record_choices(public: Mapping[str, Any], resolved: Config) -> dict[str, Any]:
     """The public configuration with each `auto` replaced by what was chosen."""
     shown = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in public.items()
     }
-    for group in ("memory_profile", "model", "train"):
+    for group in ("memory_profile", "model", "train", "eval"):
         for key, value in asdict(getattr(resolved, group)).items():
             if shown.get(group, {}).get(key) == "auto":
                 shown[group][key] = value

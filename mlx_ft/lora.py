@@ -7,6 +7,7 @@ mlx-lm's, so that what is trained here is computed in the same way wherever mlx-
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.errors import AdapterError, ConfigError
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "adapters.safetensors"
 SETTINGS = "adapter_config.json"
@@ -92,18 +95,16 @@ def seed_dropout(model: nn.Module, seed: int) -> None:
 def attach(model: nn.Module, config: LoraConfig) -> Adapter:
     """Freeze `model` and put trainable LoRA layers on the configured projections.
 
-    B starts at zero, so the adapted model computes what the base does. Raises ConfigError when
-    a target matches nothing or there are fewer layers than asked for, AdapterError when the
-    model carries an adapter.
+    B starts at zero, so the adapted model computes what the base does. A model with fewer layers
+    than asked for gets it on all of them. Raises ConfigError when a target matches nothing,
+    AdapterError when the model carries an adapter.
     """
     _refuse_adapted(model)
     layers = model.layers
     count = len(layers) if config.num_layers == "all" else int(config.num_layers)
     if count > len(layers):
-        raise ConfigError(
-            f"lora.num_layers: found {count}, but this model has {len(layers)} layers. "
-            f"Use lora.num_layers=all or at most {len(layers)}"
-        )
+        logger.warning("lora.num_layers is %d; this model has %d: all of them", count, len(layers))
+        count = len(layers)
     chosen = layers[len(layers) - count :]
     keys = _match(config.target_modules, sorted({k for layer in chosen for k, _ in _linear(layer)}))
     adapter = Adapter(config.rank, scale(config), config.dropout, count, tuple(keys))

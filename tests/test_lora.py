@@ -86,9 +86,10 @@ def test_targets_that_match_nothing_are_all_named_with_what_there_is() -> None:
     assert not any("lora" in name for name, _ in tree_flatten(model.parameters()))
 
 
-def test_more_layers_than_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"lora.num_layers: found 3.*2 layers"):
-        lora.attach(tiny.build(), LoraConfig(num_layers=3))
+def test_more_layers_than_there_are_means_all_and_is_said(caplog) -> None:
+    adapter = lora.attach(tiny.build(), LoraConfig(num_layers=3))
+    assert adapter.num_layers == 2
+    assert "lora.num_layers is 3; this model has 2" in caplog.text
 
 
 def test_a_layer_without_any_target_is_left_alone() -> None:

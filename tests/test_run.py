@@ -140,7 +140,6 @@ def test_an_adapter_evaluates_to_the_same_figures(place):
     ("overrides", "expected"),
     [
         (["lora.target_modules=[nope]"], ["lora.target_modules", "'nope'", "q_proj"]),
-        (["lora.num_layers=9"], ["lora.num_layers", "found 9", "2 layers"]),
         (["data.path=missing.jsonl"], ["missing.jsonl", "data.path"]),
         (["data.path=empty.jsonl"], ["empty.jsonl", "empty"]),
         (["data.path=silent.jsonl"], ["silent.jsonl:1", "assistant"]),

@@ -87,7 +87,7 @@ class LoraConfig:
     )
     num_layers: Any = option(
         "all",
-        "How many layers, counted from the last: `all` or a number.",
+        "How many layers, counted from the last: `all` or a number (all, where there are fewer).",
         kind="int|'all'",
         minimum=1,
     )
@@ -267,7 +267,12 @@ class EvalConfig:
         None, "Test rows judged by the task metric; `null`: all.", minimum=1
     )
     generation_batch_size: int = option(50, "Answers generated at once.", minimum=1)
-    max_tokens: int = option(64, "Longest answer in tokens.", minimum=1)
+    max_tokens: Any = option(
+        "auto",
+        "Longest answer in tokens; `auto`: a quarter more than the longest expected answer.",
+        kind="int|'auto'",
+        minimum=1,
+    )
     samples: int = option(3, "Answers shown side by side at the end.", minimum=0)
 
 

@@ -25,9 +25,14 @@ class Intent:
         return tuple(_SLOT.findall(self.sql))
 
     @property
+    def nested(self) -> bool:
+        """Whether the query reads a second table."""
+        return "IN (SELECT" in self.sql
+
+    @property
     def joins_or_aggregates(self) -> bool:
         """Whether the query reads a second table, counts or adds up."""
-        return any(word in self.sql for word in ("IN (SELECT", "COUNT(", "SUM("))
+        return self.nested or "COUNT(" in self.sql or "SUM(" in self.sql
 
     def query(self, names: dict[str, str]) -> str:
         """Write the query for these names, quoted for SQL."""
