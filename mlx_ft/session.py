@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ class Session:
         config = self.config
         every = config.eval.every
         if every == "auto":
-            every = max(1, self.plan.steps // 4)
+            every = max(1, math.ceil(self.plan.steps / 2))
         for result in trainer.train(
             self.state,
             self.batches,

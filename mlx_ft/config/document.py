@@ -133,7 +133,12 @@ def _load(groups: Groups, group: str, option: str) -> tuple[str, dict[str, Any]]
     assert path is not None
     text = path.read_text("utf-8")
     comments = [line[2:] for line in text.splitlines() if line.startswith("# ")]
-    return next(line for line in comments if not line.startswith("@")), yaml.safe_load(text)
+    values = yaml.safe_load(text)
+    if group != "experiment" and "# @package _global_" in text:  # it sets other sections' keys too
+        own = values.pop(group)
+        others = {f"{s}.{key}": v for s, inner in values.items() for key, v in inner.items()}
+        values = own | others
+    return next(line for line in comments if not line.startswith("@")), values
 
 
 def main(argv: list[str]) -> int:

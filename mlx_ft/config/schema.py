@@ -256,7 +256,7 @@ class EvalConfig:
 
     every: Any = option(
         "auto",
-        "Steps between two validations; `auto`: four over the run; 0: only before and after.",
+        "Steps between two validations; `auto`: halfway and at the end; 0: only before and after.",
         kind="int|'auto'",
         minimum=0,
     )
