@@ -6,28 +6,28 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from mlx_ft.errors import Interrupted
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class StopSignal(AbstractContextManager["StopSignal"]):
     """While entered, the first signal is noted, the second ends the process at once.
 
-    Work that can be given up calls `check`, which raises Interrupted. Outside the main thread,
-    where Python allows no handlers, it does nothing.
+    Between two steps `check` raises Interrupted; within `at_once` the signal itself does.
+    Outside the main thread, where Python allows no handlers, all this does nothing.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._at_once = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -48,6 +48,8 @@ class StopSignal(AbstractContextManager["StopSignal"]):
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
+        if self._at_once:
+            self.check()
         logger.warning("stopping: the step in hand is finished first; again to leave at once")
 
     def check(self) -> None:
@@ -56,8 +58,12 @@ class StopSignal(AbstractContextManager["StopSignal"]):
             name = signal.Signals(self.number).name
             raise Interrupted(f"stopped by {name}", self.number)
 
-    def watch(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items, with a check before each."""
-        for item in items:
-            self.check()
-            yield item
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that changes nothing, such as an evaluation: a signal ends it where it is."""
+        self.check()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False

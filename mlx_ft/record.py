@@ -155,6 +155,16 @@ class Record:
         self, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]
     ) -> None:
         """Figures, samples, summary and adapter; then the tracked run's status."""
+        try:
+            self._write_end(summary, before, after)
+        except BaseException as error:
+            self.tracker.end("FAILED", f"the end of the run could not be written: {error}")
+            raise
+        self.tracker.end(summary["status"], summary["reason"])
+
+    def _write_end(
+        self, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]
+    ) -> None:
         rows = sample_rows(before, after)
         self.folder.write_rows("samples.jsonl", rows)
         if rows:
@@ -168,7 +178,6 @@ class Record:
         for handler in logging.getLogger("mlx_ft").handlers:
             handler.flush()
         self.tracker.log_file(self.folder.path / "train.log")
-        self.tracker.end(summary["status"], summary["reason"])
 
     def _figures(self) -> None:
         if not self.rows:

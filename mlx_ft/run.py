@@ -53,17 +53,21 @@ def run(
         stack.callback(handler.close)
         stack.callback(logging.getLogger("mlx_ft").removeHandler, handler)
         session = Session(accepted, folder, console, started, parent_run_id)
-        session.begin(overrides, choices or {})
+        stack.enter_context(session.stop)
         try:
+            session.begin(overrides, choices or {})
             session.train()
+            return session.end("FINISHED")
         except BaseException as error:
             status = "KILLED" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "FAILED"
             if status == "FAILED" and not isinstance(error, MlxFtError):
                 logger.exception("the run failed")
                 error.add_note(f"The traceback is in {folder.path / 'train.log'}.")
-            session.end(status, str(error) or type(error).__name__)
+            try:
+                session.end(status, str(error) or type(error).__name__)
+            except Exception:  # the first error is the one to tell
+                logger.exception("the end of the run could not be written")
             raise
-        return session.end("FINISHED")
 
 
 def _check_output(config: Config, run_dir: Path | None) -> None:

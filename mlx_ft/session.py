@@ -89,10 +89,7 @@ class Session:
 
     def train(self) -> None:
         """Judge the base, train, keep the best adapter, judge it."""
-        with (
-            self.stop,
-            Display(self.console, self.plan.steps, self.config.train.log_every) as display,
-        ):
+        with Display(self.console, self.plan.steps, self.config.train.log_every) as display:
             if self.config.eval.before:
                 self.before = self._validate(display)
                 self.answers_before = self._answer(display)
@@ -151,11 +148,12 @@ class Session:
         display.phase("validating", len(self.valid))
 
         def shown(batches: Sequence[batching.Batch]) -> Any:
-            for batch in self.stop.watch(batches):
+            for batch in batches:
                 yield batch
                 display.advance()
 
-        result = evaluation.validation_loss(self.state.model, shown(self.valid))
+        with self.stop.at_once():
+            result = evaluation.validation_loss(self.state.model, shown(self.valid))
         self.record.validation(self.state.progress.step, result)
         return result
 
@@ -167,11 +165,12 @@ class Session:
         display.phase("answering", len(rows))
         judged = []
         loaded = self.accepted.loaded
-        for answer in self.stop.watch(
-            evaluation.answers(loaded.model, loaded.tokenizer, rows, metric, self.config.eval)
-        ):
-            judged.append(answer)
-            display.advance()
+        with self.stop.at_once():
+            for answer in evaluation.answers(
+                loaded.model, loaded.tokenizer, rows, metric, self.config.eval
+            ):
+                judged.append(answer)
+                display.advance()
         self.record.accuracy(self.state.progress.step, evaluation.accuracy(judged), len(judged))
         return judged
 

@@ -213,6 +213,36 @@ def test_a_signal_ends_the_run_with_its_adapter_saved(place, number, code, capsy
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_a_signal_during_an_evaluation_ends_it_there(place, monkeypatch):
+    from mlx_ft import evaluation
+
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(evaluation, "validation_loss", interrupted)
+    started = time.monotonic()
+    assert main(job()) == 130
+    assert time.monotonic() - started < 50
+    found = summary(place / "run")
+    assert (found["status"], found["steps"], found["adapter_path"]) == ("KILLED", 0, None)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_failure_at_the_end_is_told_and_the_adapter_is_there(place, monkeypatch, capsys):
+    from mlx_ft import plots
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plots, "png", full)
+    assert main(job()) == 1
+    err = capsys.readouterr().err
+    assert "No space left on device" in err
+    assert "train.log" in err
+    assert (place / "run" / "adapter" / "adapters.safetensors").is_file()
+
+
 def test_a_diverging_run_fails_with_a_reason_and_a_finite_adapter(place, capsys):
     import mlx.core as mx
 
