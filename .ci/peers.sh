@@ -24,4 +24,4 @@ echo "the embedded model with an adapter of ours, loaded by mlx-lm"
 python3 -m uv run python tests/peers/embedded_logits.py
 
 echo "speed of float32 products"
-python3 -m uv run python benchmarks/blas.py --require 0.8
+python3 -m uv run python benchmarks/blas.py

@@ -170,8 +170,8 @@ class Record:
         if rows:
             self.tracker.log_table("samples", rows)
             self.tracker.log_file(self.folder.path / "samples.jsonl")
-        self._figures()
         self.folder.write_summary(summary)
+        self._figures()
         self.tracker.log_file(self.folder.path / "summary.json")
         if self.folder.adapter.exists():
             self.tracker.log_file(self.folder.adapter)

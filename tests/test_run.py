@@ -240,6 +240,7 @@ def test_a_failure_at_the_end_is_told_and_the_adapter_is_there(place, monkeypatc
     err = capsys.readouterr().err
     assert "No space left on device" in err
     assert "train.log" in err
+    assert summary(place / "run")["status"] == "FAILED"
     assert (place / "run" / "adapter" / "adapters.safetensors").is_file()
 
 
