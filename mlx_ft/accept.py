@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_ft import evaluation, lora, memory, runtime
 from mlx_ft.config.schema import Config
 from mlx_ft.data import validate
 from mlx_ft.data.formats import Conversation
-from mlx_ft.errors import DataError
+from mlx_ft.errors import DataError, ModelError
 from mlx_ft.metrics import Metric
 from mlx_ft.models import load as models
 from mlx_ft.models.checkpointing import checkpoint_layers
@@ -30,6 +31,7 @@ class Accepted:
     dataset: validate.Dataset
     metric: Metric | None
     adapter: lora.Adapter
+    vocabulary: int | None  # rows of the model's embedding
 
 
 def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
@@ -37,6 +39,7 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
 
     Raises UserError kinds.
     """
+    mx.reset_peak_memory()  # an earlier run of this process had its own
     metric = evaluation.build_judge(config.data)
     checked = validate.check(config.data, config.seed)
     if metric is not None:
@@ -53,13 +56,45 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
         dequantize=bool(resolved.model.dequantize),
     )
     dataset = validate.encode_all(checked, loaded.tokenizer, profile.max_seq_length)
+    vocabulary = _check_vocabulary(loaded.model, dataset)
+    if config.train.early_stopping_patience is not None and not dataset.valid:
+        raise DataError(
+            "train.early_stopping_patience needs validation rows: set data.valid_fraction above 0 "
+            "or give data.valid_path; nothing was written."
+        )
     resolved = _resolve_max_tokens(resolved, dataset.test, loaded.tokenizer)
     mx.random.seed(config.seed)  # the adapter's A: a function of the seed alone
     adapter = lora.attach(loaded.model, config.lora)
     if profile.grad_checkpoint:
         checkpoint_layers(loaded.model)
     shown = _record_choices(public, resolved)
-    return Accepted(resolved, shown, device, loaded, dataset, metric, adapter)
+    return Accepted(resolved, shown, device, loaded, dataset, metric, adapter, vocabulary)
+
+
+def _check_vocabulary(model: nn.Module, dataset: validate.Dataset) -> int | None:
+    """A token beyond the embedding would be read from beside it: garbage, or a crash."""
+    rows = [
+        module.weight.shape[0]
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Embedding, nn.QuantizedEmbedding))
+        and name.rsplit(".", 1)[-1] not in ("wpe", "embed_positions")
+    ]
+    if not rows:
+        return None
+    vocabulary = int(max(rows))
+    faults = [
+        f"{example.record.where}: token {int(example.tokens.max())}"
+        for example in (*dataset.train, *dataset.valid)
+        if example.tokens.max() >= vocabulary
+    ]
+    if faults:
+        raise ModelError(
+            f"the tokenizer makes tokens that the model does not have: it has {vocabulary}, "
+            f"counted from 0, and {len(faults)} rows go beyond. Model and tokenizer do not belong "
+            "together; nothing was written.",
+            faults[:5],
+        )
+    return vocabulary
 
 
 def _check_references(metric: Metric, rows: Sequence[Conversation]) -> None:

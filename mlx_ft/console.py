@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -54,8 +54,8 @@ class ConsoleHandler(logging.Handler):
             )
             if record.exc_info and record.exc_info[1]:
                 self.console.print(f"  {record.exc_info[1]!r}", markup=False)
-        except OSError:  # a closed pipe must not end the training
-            self.handleError(record)
+        except (OSError, RuntimeError, ValueError):  # a closed terminal must not end the training
+            pass
 
 
 class Display(AbstractContextManager["Display"]):
@@ -123,8 +123,15 @@ class Display(AbstractContextManager["Display"]):
                 result.epoch,
                 figures,
                 result.grad_norm,
-                time.strftime("%H:%M:%S", time.gmtime(left)),
+                duration(left),
             )
+
+
+def duration(seconds: float) -> str:
+    """`1:02:03`; hours go on counting past a day."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"
 
 
 def configure_logging(level: str, console: Console | None = None) -> Console:
@@ -194,9 +201,9 @@ def _plain(text: str) -> str:
 
 
 def _next_commands(console: Console, run_dir: str, question: str) -> None:
-    quoted = question.replace('"', '\\"')
+    first_line = next(iter(question.splitlines()), "...")
     for what, command in (
-        ("use it", f'mlx-ft generate --run {run_dir} "{quoted}"'),
+        ("use it", f"mlx-ft generate --run {shlex.quote(run_dir)} {shlex.quote(first_line)}"),
         ("look at it", "mlx-ft ui"),
         ("change it", "python train.py lora.rank=32"),
     ):

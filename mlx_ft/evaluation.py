@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,8 +93,13 @@ def answers(
             last.content,
             prediction,
             metric(prediction, last.content),
-            conversation.record.fields.get("kind"),
+            _kind(conversation.record.fields),
         )
+
+
+def _kind(fields: Mapping[str, Any]) -> str | None:
+    kind = fields.get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def accuracy(judged: Sequence[Answer]) -> float:

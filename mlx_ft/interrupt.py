@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from mlx_ft.errors import Interrupted
-
-logger = logging.getLogger(__name__)
 
 
 class StopSignal(AbstractContextManager["StopSignal"]):
@@ -23,7 +20,7 @@ class StopSignal(AbstractContextManager["StopSignal"]):
     Outside the main thread, where Python allows no handlers, all this does nothing.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -32,7 +29,9 @@ class StopSignal(AbstractContextManager["StopSignal"]):
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {s: signal.signal(s, self._note) for s in self.SIGNALS}
+            # An ignored signal stays ignored: that is how nohup works.
+            wanted = [s for s in self.SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self._previous = {s: signal.signal(s, self._note) for s in wanted}
         return self
 
     def __exit__(
@@ -50,7 +49,9 @@ class StopSignal(AbstractContextManager["StopSignal"]):
         self.number = number
         if self._at_once:
             self.check()
-        logger.warning("stopping: the step in hand is finished first; again to leave at once")
+        # Not through logging: the signal may have come in the middle of a write.
+        with suppress(OSError):
+            os.write(2, b"\nstopping: the step in hand is finished first; again: at once\n")
 
     def check(self) -> None:
         """Raise Interrupted if a signal came."""
@@ -65,5 +66,6 @@ class StopSignal(AbstractContextManager["StopSignal"]):
         self._at_once = True
         try:
             yield
+            self.check()  # what was raised inside a C callback is lost
         finally:
             self._at_once = False

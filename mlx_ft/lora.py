@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,18 +206,24 @@ def save(
     folder: Path,
     about: Mapping[str, Any],
 ) -> None:
-    """Write `adapters.safetensors` and `adapter_config.json` into `folder`, each atomically.
+    """Write `adapters.safetensors` and `adapter_config.json`: `folder` appears whole or not at all.
 
-    about: kept under "mlx_ft" in the settings: base model, run, config; mlx-lm ignores it.
+    about: kept under "mlx_ft" in the settings: base model, run, config; mlx-lm ignores it. An
+    earlier `folder` is replaced.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {**adapter.settings(), "mlx_ft": dict(about)}
-    partial = folder / f".{WEIGHTS}.partial.safetensors"
-    mx.save_safetensors(str(partial), dict(weights), metadata={"format": "mlx"})
-    partial.replace(folder / WEIGHTS)
-    text = folder / f".{SETTINGS}.partial"
-    text.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    text.replace(folder / SETTINGS)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        mx.save_safetensors(str(partial / WEIGHTS), dict(weights), metadata={"format": "mlx"})
+        text = json.dumps(settings, indent=2) + "\n"
+        (partial / SETTINGS).write_text(text, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_settings(folder: Path) -> tuple[Adapter, dict[str, Any]]:

@@ -69,8 +69,6 @@ class Record:
         )
         self.tracker.log_file(self.folder.path / "config.yaml")
         trainable = lora.count(accepted.loaded.model)
-        for note in accepted.loaded.notes:
-            logger.info("model: %s", note)
         logger.info(
             "%s on %s: %s trainable parameters in %d layers; %d training rows, %d steps "
             "of %d x %d rows (%.2f epochs); run folder %s",
@@ -133,7 +131,7 @@ class Record:
         """Write the adapter as it is now, with what it was made from."""
         located = accepted.loaded.located
         about = {
-            "base_model": self.config.model.path,
+            "base_model": self.public["model"]["path"],
             "base_name": located.name,
             "base_revision": located.revision,
             "step": state.progress.step,
@@ -146,7 +144,7 @@ class Record:
         """Save the adapter on the way; keep the last `checkpoint.keep_last` of them."""
         step = state.progress.step
         self.adapter(state, accepted, self.folder.checkpoints / f"step-{step:06d}")
-        saved = sorted(self.folder.checkpoints.glob("step-*"))
+        saved = sorted(self.folder.checkpoints.glob("step-*"), key=_step)
         for old in saved[: -self.config.checkpoint.keep_last]:
             shutil.rmtree(old)
         self.tracker.flush()
@@ -171,6 +169,7 @@ class Record:
             self.tracker.log_table("samples", rows)
             self.tracker.log_file(self.folder.path / "samples.jsonl")
         self.folder.write_summary(summary)
+        self.metrics(summary["steps"], _final(summary))
         self._figures()
         self.tracker.log_file(self.folder.path / "summary.json")
         if self.folder.adapter.exists():
@@ -192,6 +191,21 @@ class Record:
             figures.mkdir(exist_ok=True)
             (figures / f"{name}.png").write_bytes(content)
         self.tracker.log_file(self.folder.path / "figures")
+
+
+def _final(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of the adapter that was kept, which need not be the last step's."""
+    names = {
+        "final/val_loss": "val_loss_after",
+        "final/perplexity": "perplexity_after",
+        "final/accuracy": "accuracy_after",
+        "final/best_step": "best_step",
+    }
+    return {name: summary[key] for name, key in names.items() if summary[key] is not None}
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _data_name(path: str) -> str:

@@ -39,19 +39,17 @@ def run(
     # MLX may be imported from here on, and only from here on.
     from mlx_ft.accept import accept
     from mlx_ft.console import configure_logging
-    from mlx_ft.runfolder import RunFolder
+    from mlx_ft.runfolder import LogFile, RunFolder
     from mlx_ft.session import Session
 
     console = configure_logging(config.log_level)
     _check_output(config, run_dir)
-    accepted = accept(config, public)
-    folder = RunFolder.create(run_dir, Path(config.paths.output_dir))
     with ExitStack() as stack:
+        log = stack.enter_context(LogFile())
+        accepted = accept(config, public)
+        folder = RunFolder.create(run_dir, Path(config.paths.output_dir))
         stack.callback(folder.release)
-        handler = folder.log_handler()
-        logging.getLogger("mlx_ft").addHandler(handler)
-        stack.callback(handler.close)
-        stack.callback(logging.getLogger("mlx_ft").removeHandler, handler)
+        log.open(folder.log_handler())
         session = Session(accepted, folder, console, started, parent_run_id)
         stack.enter_context(session.stop)
         try:
@@ -67,6 +65,7 @@ def run(
                 session.end(status, str(error) or type(error).__name__)
             except Exception:  # the first error is the one to tell
                 logger.exception("the end of the run could not be written")
+                session.record.tracker.end(status, str(error))
             raise
 
 

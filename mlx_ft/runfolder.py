@@ -7,8 +7,11 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
+from logging.handlers import MemoryHandler
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 import yaml
@@ -83,7 +86,8 @@ class RunFolder:
         """Write a whole file; a reader sees the old or the new one, never a part."""
         target = self.path / name
         partial = self.path / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
+        # A lone surrogate, which JSON allows, becomes its JSON escape.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(target)
         return target
 
@@ -129,6 +133,37 @@ class RunFolder:
             (self.path / ".lock").unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
+
+
+class LogFile(AbstractContextManager["LogFile"]):
+    """`train.log`: what is said before there is a folder is kept until `open`."""
+
+    def __init__(self) -> None:
+        self._buffer = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        self._handler: logging.Handler | None = None
+        logging.getLogger("mlx_ft").addHandler(self._buffer)
+
+    def open(self, handler: logging.Handler) -> None:
+        """Write to `handler` from now on, beginning with what was kept."""
+        logger = logging.getLogger("mlx_ft")
+        logger.removeHandler(self._buffer)
+        self._buffer.setTarget(handler)
+        self._buffer.flush()
+        logger.addHandler(handler)
+        self._handler = handler
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        logger = logging.getLogger("mlx_ft")
+        logger.removeHandler(self._buffer)
+        if self._handler is not None:
+            logger.removeHandler(self._handler)
+            with suppress(OSError):  # a full disk is told by the error that it caused
+                self._handler.close()
 
 
 def _new_folder(parent: Path) -> Path:

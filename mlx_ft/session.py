@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from mlx_ft.console import Display, show_result
 from mlx_ft.data import batch as batching
 from mlx_ft.data.arrays import pad_id
 from mlx_ft.data.chat import Example
+from mlx_ft.errors import TrainingError
 from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.interrupt import StopSignal
 from mlx_ft.models import load as models
@@ -57,7 +59,7 @@ class Session:
         self.started = started
         self.stop = StopSignal()
         profile = self.config.memory_profile
-        filling = pad_id(accepted.loaded.tokenizer)
+        filling = pad_id(accepted.loaded.tokenizer, accepted.vocabulary)
         self.batches = batching.Batches(
             accepted.dataset.train, profile.micro_batch_size, self.config.seed, pad_id=filling
         )
@@ -92,6 +94,7 @@ class Session:
         with Display(self.console, self.plan.steps, self.config.train.log_every) as display:
             if self.config.eval.before:
                 self.before = self._validate(display)
+                _check_base(self.before)
                 self.answers_before = self._answer(display)
             display.training(0)
             self._train_steps(display)
@@ -100,9 +103,7 @@ class Session:
 
     def _train_steps(self, display: Display) -> None:
         config = self.config
-        every = config.eval.every
-        if every == "auto":
-            every = max(1, math.ceil(self.plan.steps / 2))
+        every = self._validation_interval()
         for result in trainer.train(
             self.state,
             self.batches,
@@ -124,6 +125,14 @@ class Session:
                 if self._finished_early():
                     return
                 display.training(result.step)
+
+    def _validation_interval(self) -> int:
+        """Steps between validations; `auto`: two in all, or enough for the patience to run out."""
+        if self.config.eval.every != "auto":
+            return int(self.config.eval.every)
+        patience = self.config.train.early_stopping_patience
+        count = 2 if patience is None else 3 * (patience + 1)
+        return math.ceil(self.plan.steps / count)
 
     def _finished_early(self) -> bool:
         if self.after is None:
@@ -191,7 +200,12 @@ class Session:
         summary = self.summary(status, reason)
         self.record.end(summary, self.answers_before, self.answers_after)
         if status == "FINISHED":
-            self._show(summary)
+            try:
+                self._show(summary)
+                sys.stdout.flush()
+            except (OSError, UnicodeError) as error:  # a full or closed stdout is no failed run
+                logger.warning("the result could not be shown: %s", error)
+                sys.stdout = sys.stderr
         return RunResult(
             status, summary["val_loss_after"], self.folder.path, summary["run_id"], summary
         )
@@ -233,6 +247,7 @@ class Session:
             "accuracy_before": _accuracy(self.answers_before),
             "accuracy_after": _accuracy(self.answers_after),
             "system_prompt": _shared_system_prompt(accepted.dataset.train),
+            "working_dir": str(Path.cwd()),
             "best_step": progress.best_step or None,
             "skipped_steps": progress.skipped_steps,
             "adapter_path": str(self.folder.adapter) if self.folder.adapter.exists() else None,
@@ -241,13 +256,16 @@ class Session:
 
 def _shared_system_prompt(examples: Sequence[Example]) -> str | None:
     """The system message that every training row begins with: generation needs it too."""
-    prompts = {_system_prompt(example.record.fields) for example in examples}
+    prompts = {example.system for example in examples}
     return prompts.pop() if len(prompts) == 1 else None
 
 
-def _system_prompt(fields: Mapping[str, Any]) -> str | None:
-    messages = fields.get("messages") or [{}]
-    return messages[0].get("content") if messages[0].get("role") == "system" else None
+def _check_base(validation: Validation | None) -> None:
+    if validation is not None and not math.isfinite(validation.loss):
+        raise TrainingError(
+            f"the base model's own validation loss is {validation.loss}: nothing can be learned "
+            "from there. Set memory_profile.compute_dtype=float32, or check the model's weights"
+        )
 
 
 def _accuracy(judged: Sequence[Answer]) -> float | None:

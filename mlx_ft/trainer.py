@@ -117,11 +117,13 @@ def train(
             seconds,
             skipped=not bool(finite),
         )
-        _count(state, result, config.nonfinite_patience)
+        _count(state, result)
         yield result
+        ended = progress.step == run_plan.steps
+        _check_patience(state, config.nonfinite_patience, ended=ended)
 
 
-def _count(state: TrainState, result: StepResult, patience: int) -> None:
+def _count(state: TrainState, result: StepResult) -> None:
     progress = state.progress
     progress.step = result.step
     progress.tokens += result.tokens
@@ -138,13 +140,19 @@ def _count(state: TrainState, result: StepResult, patience: int) -> None:
         result.loss,
         result.grad_norm,
     )
-    if progress.nonfinite_in_a_row >= patience:
-        raise TrainingError(
-            f"{patience} steps in a row gave a loss or gradient that is not finite, the last one "
-            f"step {result.step} (train.nonfinite_patience={patience}). The adapter from before "
-            "them is kept. Lower optimizer.learning_rate, or set "
-            "memory_profile.compute_dtype=float32"
-        )
+
+
+def _check_patience(state: TrainState, patience: int, *, ended: bool = False) -> None:
+    progress = state.progress
+    all_skipped = ended and progress.skipped_steps == progress.step > 0
+    if progress.nonfinite_in_a_row < patience and not all_skipped:
+        return
+    raise TrainingError(
+        f"{progress.nonfinite_in_a_row} steps in a row gave a loss or gradient that is not "
+        f"finite, the last one step {progress.step} (train.nonfinite_patience={patience}). The "
+        "adapter is the one from before them. Lower optimizer.learning_rate, or set "
+        "memory_profile.compute_dtype=float32"
+    )
 
 
 def _zeros(state: TrainState) -> tuple[Any, mx.array, mx.array]:
@@ -160,7 +168,10 @@ def _build_step(
     state: TrainState, optimizer_config: OptimizerConfig, config: TrainConfig, compiled: bool
 ) -> tuple[Accumulate, Update]:
     model, optimizer = state.model, state.optimizer
-    gradient = summed_gradient(model, logits_at(model)[0], config.label_smoothing)
+    logits, saves_work = logits_at(model)
+    if not saves_work:
+        logger.info("this model's logits are computed at every position, targets or not")
+    gradient = summed_gradient(model, logits, config.label_smoothing)
 
     def accumulate(
         gradients: Any, total: mx.array, count: mx.array, *arrays: mx.array

@@ -6,8 +6,8 @@ import pytest
 
 from mlx_ft import cli
 from mlx_ft.main import main as train
+from tests.jobs import job, summary, write_rows
 from tests.models import tiny
-from tests.test_run import job, summary, write_rows
 
 
 @pytest.fixture

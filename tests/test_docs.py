@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mlx_ft import cli
+from tests.jobs import job, write_rows
 from tests.models import tiny
-from tests.test_run import job, write_rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])

@@ -2,18 +2,14 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
 
 import pytest
 import yaml
 
 from mlx_ft.main import main
-from tests.models import tiny
+from tests.jobs import job, summary
 
 SUMMARY_KEYS = {
     "status", "run_id", "seed", "model", "device", "steps", "epochs", "tokens", "target_tokens",
@@ -21,38 +17,6 @@ SUMMARY_KEYS = {
     "total_parameters", "val_loss_before", "val_loss_after", "perplexity_after",
     "accuracy_before", "accuracy_after", "adapter_path",
 }  # fmt: skip
-
-
-def write_rows(path: Path, count: int = 24) -> None:
-    rows = [{"prompt": f"say {i % 5}", "completion": "abc" * (1 + i % 3)} for i in range(count)]
-    path.write_text("".join(json.dumps({**row, "id": i}) + "\n" for i, row in enumerate(rows)))
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with a tiny model and rows, made the current one."""
-    tiny.save(tmp_path / "model")
-    write_rows(tmp_path / "rows.jsonl")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLX_FT_CACHE", str(tmp_path.parent / "cache"))
-    return tmp_path
-
-
-JOB = (
-    "model.path=./model", "data=custom", "data.path=rows.jsonl", "data.metric=exact_match",
-    "tracking=none", "train.max_steps=6", "lora.rank=4", "eval.max_tokens=4",
-    "memory_profile=cpu", "memory_profile.micro_batch_size=4", "hydra.run.dir=run", "device=cpu",
-)  # fmt: skip
-
-
-def job(*overrides: str) -> list[str]:
-    """The tiny job; an override replaces the job's own."""
-    given = {text.partition("=")[0] for text in overrides}
-    return [*(text for text in JOB if text.partition("=")[0] not in given), *overrides]
-
-
-def summary(folder: Path) -> dict:
-    return json.loads((folder / "summary.json").read_text())
 
 
 def test_a_run_leaves_everything_behind(place, capsys):
@@ -189,92 +153,6 @@ def test_a_hub_model_while_offline_says_the_ways_out(place):
     assert "someone/some-model" in done.stderr
     assert "local folder" in done.stderr
     assert sorted(place.rglob("*")) == before
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_with_its_adapter_saved(place, number, code, capsys):
-    def stop() -> None:
-        metrics = place / "run" / "metrics.jsonl"
-        deadline = time.monotonic() + 60
-        while not (metrics.exists() and '"train/loss"' in metrics.read_text()):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
-    assert main(job("train.max_steps=100000", "eval.before=false", "eval.every=0")) == code
-    thread.join()
-    found = summary(place / "run")
-    assert found["status"] == "KILLED"
-    assert 0 < found["steps"] < 100000
-    assert (place / "run" / "adapter" / "adapters.safetensors").is_file()
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_a_signal_during_an_evaluation_ends_it_there(place, monkeypatch):
-    from mlx_ft import evaluation
-
-    def interrupted(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)
-
-    monkeypatch.setattr(evaluation, "validation_loss", interrupted)
-    started = time.monotonic()
-    assert main(job()) == 130
-    assert time.monotonic() - started < 50
-    found = summary(place / "run")
-    assert (found["status"], found["steps"], found["adapter_path"]) == ("KILLED", 0, None)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_failure_at_the_end_is_told_and_the_adapter_is_there(place, monkeypatch, capsys):
-    from mlx_ft import plots
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(plots, "png", full)
-    assert main(job()) == 1
-    err = capsys.readouterr().err
-    assert "No space left on device" in err
-    assert "train.log" in err
-    assert summary(place / "run")["status"] == "FAILED"
-    assert (place / "run" / "adapter" / "adapters.safetensors").is_file()
-
-
-def test_a_diverging_run_fails_with_a_reason_and_a_finite_adapter(place, capsys):
-    import mlx.core as mx
-
-    bad = ("optimizer=sgd", "optimizer.learning_rate=10", "optimizer.max_grad_norm=null",
-           "optimizer.warmup_steps=0", "lora.alpha=1e30", "train.nonfinite_patience=2",
-           "eval.before=false")  # fmt: skip
-    assert main(job(*bad)) == 1
-    found = summary(place / "run")
-    assert found["status"] == "FAILED"
-    assert "train.nonfinite_patience" in found["reason"]
-    assert found["skipped_steps"] == 2
-    weights = mx.load(str(place / "run" / "adapter" / "adapters.safetensors"))
-    assert all(mx.isfinite(array).all().item() for array in weights.values())
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_an_unexpected_error_is_logged_with_its_traceback(place, monkeypatch, capsys):
-    from mlx_ft import trainer
-
-    def broken(*_: object, **__: object):
-        raise ZeroDivisionError("planted")
-        yield
-
-    monkeypatch.setattr(trainer, "train", broken)
-    assert main(job("eval.before=false")) == 1
-    assert summary(place / "run")["status"] == "FAILED"
-    assert "Traceback" in (place / "run" / "train.log").read_text()
-    err = capsys.readouterr().err
-    assert "planted" in err
-    assert "Traceback" not in err
-    assert "train.log" in err
 
 
 def test_a_tracked_run_is_finished_in_mlflow(place):

@@ -38,7 +38,11 @@ def to_arrays(batch: Batch) -> Arrays:
     )
 
 
-def pad_id(tokenizer: Any) -> int:
-    """Any valid token does: padding lies after a row's end and is never a target."""
+def pad_id(tokenizer: Any, vocabulary: int | None = None) -> int:
+    """Any token that the model has does: padding lies after a row's end and is never a target.
+
+    vocabulary: rows of the model's embedding; None when unknown.
+    """
     candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(int(token) for token in candidates if token is not None)
+    limit = math.inf if vocabulary is None else vocabulary
+    return next(int(token) for token in candidates if token is not None and token < limit)

@@ -60,6 +60,7 @@ class Example:
     endless: int
     label: str | None
     record: Record
+    system: str | None = None  # the system message, if the row begins with one
 
 
 def encode(conversation: Conversation, tokenizer: Tokenizer, max_seq_length: int) -> Example:
@@ -85,6 +86,7 @@ def encode(conversation: Conversation, tokenizer: Tokenizer, max_seq_length: int
         endless=endless,
         label=conversation.label,
         record=conversation.record,
+        system=next((m.content for m in conversation.messages[:1] if m.role == "system"), None),
     )
 
 
