@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from mlx_ft.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mlx_ft.data.formats import Message
     from mlx_ft.evaluation import Answer
     from mlx_ft.saved import SavedRun
     from mlx_ft.session import RunResult
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -53,26 +58,29 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A model with a run's adapter on it."""
+    """A run's model. adapted: with the run's adapter on it, rather than the base alone."""
 
     model: Any
     tokenizer: Any
     run: SavedRun
+    adapted: bool = True
 
 
-def load(run: str | Path | Tuned | None = None, *, adapter: bool = True) -> Tuned:
+def load(run: str | Path | SavedRun | Tuned | None = None, *, adapter: bool = True) -> Tuned:
     """The base model of a run with its adapter on.
 
     run: a run folder or a run's id; None is the newest run under `outputs/`. adapter=False
     leaves the base as it is. Something loaded already is returned as it is, so that other
-    functions take it too. Raises AdapterError, ModelError.
+    functions take it too; ConfigError when it is not what `adapter` asks for. Raises
+    AdapterError, ModelError.
     """
     if isinstance(run, Tuned):
-        return run
+        return _as_wanted(run, adapter)
     from mlx_ft import runtime
-    from mlx_ft.saved import find_run
+    from mlx_ft.saved import SavedRun, find_run
 
-    found = find_run(run)
+    found = run if isinstance(run, SavedRun) else find_run(run)
+    logger.info("run %s", found.title)
     cache_dir = Path(found.config.paths.cache_dir).expanduser()
     runtime.prepare(found.config.threads, cache_dir)
     from mlx_ft import lora, memory
@@ -89,13 +97,24 @@ def load(run: str | Path | Tuned | None = None, *, adapter: bool = True) -> Tune
     if adapter:
         lora.load(loaded.model, found.adapter)
     loaded.model.eval()
-    return Tuned(loaded.model, loaded.tokenizer, found)
+    return Tuned(loaded.model, loaded.tokenizer, found, adapted=adapter)
 
 
-def evaluate(run: str | Path | Tuned | None = None, *, base: bool = False) -> Evaluation:
+def _as_wanted(tuned: Tuned, adapter: bool) -> Tuned:
+    if tuned.adapted == adapter:
+        return tuned
+    wanted, given = ("the adapter", "without") if adapter else ("the base alone", "with")
+    raise ConfigError(
+        f"{wanted} was asked for (base={not adapter}), but the model given was loaded {given} its "
+        f"adapter. Load it with mlx_ft.load(run, adapter={adapter}), or pass base={adapter}"
+    )
+
+
+def evaluate(run: str | Path | SavedRun | Tuned | None = None, *, base: bool = False) -> Evaluation:
     """The run's validation loss and task accuracy again, from the saved adapter alone.
 
-    run: as for `load`. base=True judges the base model without the adapter.
+    run: as for `load`. base=True judges the base model without the adapter; ConfigError when
+    `run` is loaded already and the other one.
     """
     tuned = load(run, adapter=not base)
     from mlx_ft import evaluation
@@ -128,8 +147,8 @@ def evaluate(run: str | Path | Tuned | None = None, *, base: bool = False) -> Ev
 
 
 def generate(
-    prompt: str | Sequence[dict[str, str]],
-    run: str | Path | Tuned | None = None,
+    prompt: str | Sequence[Mapping[str, str]],
+    run: str | Path | SavedRun | Tuned | None = None,
     *,
     base: bool = False,
     system: str | None = None,
@@ -138,31 +157,64 @@ def generate(
     top_p: float = 1.0,
     seed: int | None = None,
 ) -> Iterator[str]:
-    """Yield pieces of the answer of a run's model.
+    """Pieces of the answer of a run's model, as they are decoded.
 
     prompt: a question, or chat messages with "role" and "content". system: the system message
     to a question; None takes the one that the run was trained with, if all rows share it.
-    temperature: 0 is greedy. run, base: as for `evaluate`.
+    max_tokens: at least 1. temperature: at least 0, which is greedy. top_p: above 0, at most 1.
+    seed: 0 to 2**64 - 1. run, base: as for `evaluate`. Raises ConfigError, AdapterError,
+    ModelError, all before anything is generated.
     """
-    if not prompt:
-        raise ConfigError("prompt: found nothing to answer; give a question")
+    if faults := _sampling_faults(max_tokens, temperature, top_p, seed) + _prompt_faults(prompt):
+        raise ConfigError("No answer can be generated:", faults)
     tuned = load(run, adapter=not base)
     from mlx_ft.data.chat import generation_prompt
-    from mlx_ft.data.formats import Message
     from mlx_ft.generation import stream
 
-    if isinstance(prompt, str):
-        system = system if system is not None else tuned.run.summary.get("system_prompt")
-        messages = [Message("system", system)] if system else []
-        messages.append(Message("user", prompt))
-    else:
-        messages = [Message(turn["role"], turn["content"]) for turn in prompt]
-    yield from stream(
+    return stream(
         tuned.model,
         tuned.tokenizer,
-        generation_prompt(messages, tuned.tokenizer),
+        generation_prompt(_messages(prompt, system, tuned.run), tuned.tokenizer),
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
     )
+
+
+def _sampling_faults(
+    max_tokens: int, temperature: float, top_p: float, seed: int | None
+) -> list[str]:
+    found = (
+        ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
+        ("temperature", temperature, 0 <= temperature < math.inf, "a number, at least 0"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0, at most 1"),
+        ("seed", seed, seed is None or 0 <= seed < 2**64, "at least 0, below 2**64"),
+    )
+    return [f"{name}: found {value}; expected {text}" for name, value, good, text in found
+            if not good]  # fmt: skip
+
+
+def _prompt_faults(prompt: str | Sequence[Mapping[str, str]]) -> list[str]:
+    if not (prompt.strip() if isinstance(prompt, str) else prompt):
+        return ["prompt: found nothing to answer; give a question"]
+    if isinstance(prompt, str):
+        return []
+    return [
+        f'prompt[{index}]: found {turn!r}; expected {{"role": TEXT, "content": TEXT}}'
+        for index, turn in enumerate(prompt)
+        if not isinstance(turn, Mapping)
+        or not all(isinstance(turn.get(key), str) for key in ("role", "content"))
+    ]
+
+
+def _messages(
+    prompt: str | Sequence[Mapping[str, str]], system: str | None, run: SavedRun
+) -> list[Message]:
+    from mlx_ft.data.formats import Message
+
+    if not isinstance(prompt, str):
+        return [Message(turn["role"], turn["content"]) for turn in prompt]
+    system = system if system is not None else run.summary.get("system_prompt")
+    messages = [Message("system", system)] if system else []
+    return [*messages, Message("user", prompt)]

@@ -6,16 +6,21 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_ft import __version__
-from mlx_ft.errors import MlxFtError
+from mlx_ft.errors import MlxFtError, UserError
 
 if TYPE_CHECKING:
+    from mlx_ft.saved import SavedRun
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+SQLITE_HEADER = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html
 DESCRIPTION = "Fine-tune language models with MLX as experiments."
 EPILOG = """\
 examples:
@@ -53,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `mlx-ft ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        traceback.print_exception(error)
+        print(f"mlx-ft {arguments[0]} failed. {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,10 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     ui = commands.add_parser("ui", help="show all runs in MLflow")
     ui.add_argument("--host", default="127.0.0.1")
-    ui.add_argument("--port", type=int, default=5000)
+    ui.add_argument("--port", type=_port, default=5000)
     ui.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. tracking.uri=URI")
     ui.set_defaults(command=_ui)
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected 1 to 65535")
+    return int(text)
 
 
 def _add_quick(commands: Commands) -> None:
@@ -89,7 +104,7 @@ def _add_quick(commands: Commands) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--run", metavar="RUN", help="run folder or run id; default: the newest in outputs/runs"
+        "--run", metavar="RUN", help="run folder or run id; default: the newest in outputs"
     )
     parser.add_argument("--base", action="store_true", help="the base model, without the adapter")
 
@@ -146,13 +161,25 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+def _found(args: argparse.Namespace) -> SavedRun:
+    """The run, with what is said about it going to stderr."""
+    from mlx_ft import runtime, saved
+
+    run = saved.find_run(args.run)
+    runtime.prepare(run.config.threads, Path(run.config.paths.cache_dir).expanduser())
+    from mlx_ft.console import configure_logging  # imports MLX
+
+    configure_logging("info")
+    return run
+
+
 def _generate(args: argparse.Namespace) -> int:
     from mlx_ft import api
 
     question = sys.stdin.read().strip() if args.question == "-" else args.question
     for text in api.generate(
         question,
-        args.run,
+        _found(args),
         base=args.base,
         system=args.system,
         max_tokens=args.max_tokens,
@@ -168,7 +195,7 @@ def _generate(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from mlx_ft import api
 
-    result = api.evaluate(args.run, base=args.base)
+    result = api.evaluate(_found(args), base=args.base)
     if args.json:
         print(json.dumps(asdict(result), ensure_ascii=False))
         return 0
@@ -199,13 +226,31 @@ def _doctor(_: argparse.Namespace) -> int:
 def _ui(args: argparse.Namespace) -> int:
     from mlx_ft.config import compose
     from mlx_ft.tracking import ui_command, ui_environment, ui_page
+    from mlx_ft.tracking.uri import database_file, tracking_uri
 
     command = compose.CommandLine(tuple(args.overrides))
     compose.check(command)
     config = compose.resolve(compose.compose(compose.open_hydra(command), command))
     line = ui_command(config, args.host, args.port)
+    _check_database(database_file(tracking_uri(config)))
     print(f"MLflow: {ui_page(config, args.host, args.port)} (Ctrl-C ends it)", flush=True)
     os.execvpe(line[0], line, ui_environment())  # noqa: S606  (our own command, no shell)
+
+
+def _check_database(path: Path | None) -> None:
+    """Raise UserError for a file that MLflow's server could not open as its database."""
+    if path is None:
+        return
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(SQLITE_HEADER))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if head not in (b"", SQLITE_HEADER):
+        raise UserError(
+            f"{path} is not an SQLite database. Name MLflow's with paths.tracking_dir=FOLDER or "
+            "tracking.uri=sqlite:///FILE"
+        )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ SqlValue = str | int | float | bytes | None
 SqlRow = tuple[SqlValue, ...]
 
 MAX_ROWS = 10_000
+MAX_BYTES = 8_000_000  # of one result
 RELATIVE_TOLERANCE = 1e-6
 # Checked every so many steps of SQLite's virtual machine.
 PROGRESS_STEPS = 1_000
@@ -74,17 +75,20 @@ class SqlExecution:
         Raises ValueError when it is the reference that does not run.
         """
         try:
-            expected = self._run(reference)
+            expected = self._run(reference, MAX_ROWS)
         except ValueError as error:
             raise ValueError(f"The reference query {reference!r} does not run: {error}") from error
         try:
-            found = self._run(prediction)
+            found = self._run(prediction, len(expected[1]))
         except ValueError:
             return False
         return same_result(found, expected, ordered=has_order(reference))
 
-    def _run(self, query: str) -> tuple[int, list[SqlRow]]:
-        """The number of columns and the rows of a query. Raises ValueError for any failure."""
+    def _run(self, query: str, max_rows: int) -> tuple[int, list[SqlRow]]:
+        """The number of columns and the rows of a query.
+
+        Raises ValueError for any failure, and for more rows than `max_rows` or MAX_BYTES.
+        """
         try:
             with (
                 _read_only(self.connection, self.time_limit),
@@ -92,16 +96,25 @@ class SqlExecution:
             ):
                 cursor.row_factory = None
                 cursor.execute(strip_query(query))
-                rows = cursor.fetchmany(MAX_ROWS + 1)
+                rows = _fetch(cursor, max_rows)
                 columns = len(cursor.description or ())
         # sqlite3.Warning: two statements, before Python 3.12; ValueError: a NUL or a surrogate.
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, MemoryError) as error:
             raise ValueError(str(error)) from error
         if not columns:
             raise ValueError("not a query")
-        if len(rows) > MAX_ROWS:
-            raise ValueError(f"more than {MAX_ROWS} rows")
         return columns, rows
+
+
+def _fetch(cursor: sqlite3.Cursor, max_rows: int) -> list[SqlRow]:
+    rows: list[SqlRow] = []
+    size = 0
+    for row in cursor:
+        size += sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
+        if len(rows) == max_rows or size > MAX_BYTES:
+            raise ValueError(f"more than {max_rows} rows or {MAX_BYTES} bytes")
+        rows.append(row)
+    return rows
 
 
 def strip_query(text: str) -> str:

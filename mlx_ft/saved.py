@@ -1,9 +1,11 @@
-"""A finished run, found again by its folder or its id, and its model with the adapter on."""
+"""A finished run, found again by its folder or its id."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import logging
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import yaml
 
 from mlx_ft.config.compose import config_from_dict
 from mlx_ft.config.schema import Config
-from mlx_ft.errors import AdapterError
+from mlx_ft.errors import AdapterError, MlxFtError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,21 @@ class SavedRun:
         """The folder of the final adapter."""
         return self.folder / "adapter"
 
+    @property
+    def title(self) -> str:
+        """`outputs/runs/X (FINISHED, step 130)`."""
+        status = self.summary.get("status", "not ended")
+        return f"{self.folder} ({status}, step {self.summary.get('steps', '?')})"
 
-def find_run(reference: str | Path | None = None, output_dir: Path = Path("outputs")) -> SavedRun:
+
+def find_run(reference: str | Path | None = None, output_dir: Path | None = None) -> SavedRun:
     """The run that `reference` names: a folder, a tracked run's id, or None for the newest.
 
-    Raises AdapterError when there is no such run, or it has no adapter.
+    output_dir: where runs are; None is `MLX_FT_OUTPUTS`, or `outputs`. Raises AdapterError when
+    there is no such run, it has no adapter, or its files cannot be read.
     """
+    if output_dir is None:
+        output_dir = Path(os.environ.get("MLX_FT_OUTPUTS", "outputs")).expanduser()
     folder = _newest(output_dir) if reference is None else _folder(str(reference), output_dir)
     if not (folder / "adapter").is_dir():
         raise AdapterError(
@@ -43,37 +56,84 @@ def find_run(reference: str | Path | None = None, output_dir: Path = Path("outpu
 
 
 def open_run(folder: Path) -> SavedRun:
-    """Read `config.yaml` and `summary.json` of a run folder."""
-    config = config_from_dict(yaml.safe_load((folder / "config.yaml").read_text("utf-8")))
-    summary_path = folder / "summary.json"
-    summary = json.loads(summary_path.read_text("utf-8")) if summary_path.exists() else {}
+    """Read `config.yaml` and `summary.json` of a run folder.
+
+    Relative paths in the configuration count from where the run was started, if the summary
+    says so. Raises AdapterError when one of the two files cannot be read.
+    """
+    config_path, summary_path = folder / "config.yaml", folder / "summary.json"
+    try:
+        config = config_from_dict(yaml.safe_load(config_path.read_text("utf-8")))
+    except Exception as error:  # whatever a damaged file makes its readers raise
+        raise _unreadable(config_path, error) from error
+    summary: Any = {}
+    try:
+        if summary_path.exists():
+            summary = json.loads(summary_path.read_text("utf-8"))
+        if not isinstance(summary, dict):
+            raise TypeError(f"found {type(summary).__name__}, expected an object")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(summary_path, error) from error
+    working_dir = summary.get("working_dir")
+    if isinstance(working_dir, str):
+        config = _from_there(config, Path(working_dir))
     return SavedRun(folder, config, summary)
 
 
-def _newest(output_dir: Path) -> Path:
-    runs = sorted(
-        (path.parent for path in output_dir.glob("runs/*/adapter")), key=lambda p: p.stat().st_mtime
+def _unreadable(path: Path, error: Exception) -> AdapterError:
+    text = str(error) if isinstance(error, MlxFtError) else f"{type(error).__name__}: {error}"
+    return AdapterError(f"{path} is damaged. Name another run with --run. Found: {text}")
+
+
+def _from_there(config: Config, start: Path) -> Config:
+    """The configuration with its relative local paths counted from `start`."""
+    model, data = config.model, config.data
+    if model.path != "embedded" and (start / model.path).exists():  # else a name on the hub
+        model = replace(model, path=_joined(start, model.path))
+    data = replace(
+        data,
+        path=_joined(start, data.path),
+        valid_path=data.valid_path and _joined(start, data.valid_path),
+        test_path=data.test_path and _joined(start, data.test_path),
+        database=data.database and _joined(start, data.database),
     )
-    if not runs:
-        raise AdapterError(
-            f"no run with an adapter in {output_dir.absolute() / 'runs'}. "
-            "Train one with `mlx-ft train`, or name a run folder with --run"
-        )
-    return runs[-1]
+    return replace(config, model=model, data=data)
+
+
+def _joined(start: Path, given: str) -> str:
+    if given.startswith(("builtin:", "~")):
+        return given
+    return str(start / given)  # an absolute path stays as it is
+
+
+def _newest(output_dir: Path) -> Path:
+    found = [*output_dir.glob("runs/*/adapter"), *output_dir.glob("sweeps/**/adapter")]
+    for adapter in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        if (adapter.parent / "config.yaml").is_file():
+            return adapter.parent
+        logger.warning("%s has no config.yaml and is passed over", adapter.parent)
+    raise AdapterError(
+        f"no run with an adapter in {output_dir.absolute() / 'runs'}. "
+        "Train one with `mlx-ft train`, or name a run folder with --run"
+    )
 
 
 def _folder(reference: str, output_dir: Path) -> Path:
-    path = Path(reference).expanduser()
-    if (path / "config.yaml").is_file():
-        return path
-    if path.is_dir() and path.name == "adapter" and (path.parent / "config.yaml").is_file():
-        return path.parent
-    for summary in output_dir.glob("**/summary.json"):
+    try:
+        path = Path(reference).expanduser()
+        if (path / "config.yaml").is_file():
+            return path
+        if path.is_dir() and path.name == "adapter" and (path.parent / "config.yaml").is_file():
+            return path.parent
+    except (OSError, RuntimeError):
+        pass  # too long, not permitted, no such user: no folder
+    for file in output_dir.glob("**/summary.json"):
         try:
-            if json.loads(summary.read_text("utf-8")).get("run_id") == reference:
-                return summary.parent
+            summary = json.loads(file.read_text("utf-8"))
         except (OSError, ValueError):
             continue
+        if isinstance(summary, dict) and summary.get("run_id") == reference:
+            return file.parent
     raise AdapterError(
         f"--run: {reference!r} is neither a run folder (with config.yaml) nor the id of a run in "
         f"{output_dir.absolute()}"

@@ -1,5 +1,8 @@
 """Prepares the process as a run does: the BLAS must be in place before MLX is imported."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 
 from mlx_ft import runtime
@@ -18,3 +21,13 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLX_FT_CACHE", str(tmp_path.parent / "cache"))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """A run sets up logging for its process; the next test finds it as it was."""
+    logger = logging.getLogger("mlx_ft")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)

@@ -44,7 +44,9 @@ def test_evaluate_prints_the_runs_figures(trained, capsys):
     found = summary(trained / "outputs" / "runs" / "one")
     capsys.readouterr()
     assert cli.main(["evaluate", "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert "run outputs/runs/one (FINISHED, step 2)" in err
+    printed = json.loads(out)
     assert printed["loss"] == pytest.approx(found["val_loss_after"], rel=1e-6)
     assert printed["accuracy"] == found["accuracy_after"]
     assert len(printed["answers"]) == 2
@@ -60,6 +62,13 @@ def test_evaluate_prints_the_runs_figures(trained, capsys):
         (["ui"], ["no runs yet"]),
         (["ui", "trackin.uri=x"], ["tracking.uri?"]),
         (["models", "show", "./nowhere"], ["nowhere"]),
+        (["models", "show", "~nosuchuser/x"], ["'~nosuchuser/x'", "cannot be looked up"]),
+        (["models", "show", f"org/{'a' * 300}"], ["org/aaa", "org/name"]),
+        (["models", "show", f"{'a' * 300}/name"], ["cannot be looked up", "too long"]),
+        (["generate", "--run", "~nosuchuser/x", "hi"], ["'~nosuchuser/x'", "run folder"]),
+        (["train", "data=custom", "data.path=~nosuchuser/x"], ["data.path", "~nosuchuser/x"]),
+        (["train", "data=custom", f"data.path={'a' * 300}"], ["data.path", "too long"]),
+        (["train", f"data.valid_path={'a' * 300}"], ["data.valid_path", "too long"]),
         (["models", "remove", "./nowhere"], ["nowhere"]),
         (["train", "lora.rnak=1"], ["lora.rank?"]),
         (["quick", "./nowhere", "rows.jsonl"], ["rows.jsonl"]),
@@ -74,6 +83,55 @@ def test_mistakes(argv, expected, tmp_path, monkeypatch, capsys):
         assert words in err
     assert "Traceback" not in out + err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option", ["--max-tokens=0", "--seed=-1", "--temperature=nan", "--top-p=0"]
+)
+def test_generate_options_out_of_range(option, trained, capsys):
+    capsys.readouterr()
+    assert cli.main(["generate", "hi", option]) == 2
+    out, err = capsys.readouterr()
+    assert f"{option.partition('=')[0].strip('-').replace('-', '_')}: found" in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_run_is_used_from_another_folder(trained, monkeypatch, capsys):
+    path = trained / "outputs/runs/one/summary.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({**found, "working_dir": str(trained)}))
+    (trained / "other").mkdir()
+    monkeypatch.chdir(trained / "other")
+    capsys.readouterr()
+    assert cli.main(["evaluate", "--run", str(path.parent), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(found["val_loss_after"])
+
+
+@pytest.mark.parametrize("port", ["99999999", "0", "-1", "http"])
+def test_a_port_that_is_none(port, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["ui", f"--port={port}"])
+    assert stop.value.code == 2
+    assert f"{port!r}; expected 1 to 65535" in capsys.readouterr().err
+
+
+def test_ui_on_a_file_that_is_no_database(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli.os, "execvpe", lambda *_: pytest.fail("started a server"))
+    (tmp_path / "notes.db").write_text("these are my notes, not runs")
+    assert cli.main(["ui", f"tracking.uri=sqlite:///{tmp_path}/notes.db"]) == 2
+    assert "notes.db is not an SQLite database" in capsys.readouterr().err
+
+
+def test_a_surprise_ends_with_one_line(monkeypatch, capsys):
+    def surprise(_):
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(cli, "_doctor", surprise)
+    assert cli.main(["doctor"]) == 1
+    *trace, last = capsys.readouterr().err.splitlines()
+    assert trace[0].startswith("Traceback")
+    assert last == "mlx-ft doctor failed. ZeroDivisionError: by nothing"
 
 
 def test_a_damaged_adapter_lists_every_fault(trained, capsys):

@@ -1,11 +1,14 @@
 """The documentation: its Python examples run, its links and commands exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
-from mlx_ft import cli
+from mlx_ft import cli, main
+from mlx_ft.config.compose import CommandLine, accept, check
 from tests.jobs import job, write_rows
 from tests.models import tiny
 
@@ -40,22 +43,64 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_configuration_in_commands_is_real(page):
-    from mlx_ft.config.compose import CommandLine, check
+def checked(words: list[str]) -> None:
+    """Check a command line's options and `key=value` arguments, running nothing."""
+    args = main._parse(words)
+    if args.config_dir is None:
+        check(CommandLine(tuple(args.overrides), multirun=args.multirun))
 
-    commands = [
-        line.split("#")[0].strip()
-        for block in blocks(page, "sh")
-        for line in block.splitlines()
-        if re.match(r"(mlx-ft train|python train.py)\b", line)
-    ]
-    for command in commands:
-        words = command.split()[2:]
-        if any(word.startswith(("--config", "-sc")) for word in words):
-            continue
-        overrides = tuple(word for word in words if "=" in word)
-        check(CommandLine(overrides, multirun="-m" in words))
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_real(page, monkeypatch):
+    """Options and configuration of `python train.py` and of every `mlx-ft` command."""
+    monkeypatch.setattr(main, "main", checked)  # what `train` and `quick` call
+    for line in "".join(blocks(page, "sh")).splitlines():
+        program, *words = shlex.split(line, comments=True) or [""]
+        if program == "python" and words[:1] == ["train.py"]:
+            checked(words[1:])
+        elif program == "mlx-ft" and words[0] in ("train", "quick"):
+            cli.main(words)
+        elif program == "mlx-ft":
+            args = cli._parser().parse_args(words)
+            check(CommandLine(tuple(getattr(args, "overrides", ()))))
+
+
+def test_a_wrong_command_is_found(monkeypatch, capsys):
+    monkeypatch.setattr(main, "main", checked)
+    for words in (["train", "lora.rnak=1"], ["quick", "org/name", "rows.jsonl", "lora.rnak=1"]):
+        assert cli.main(words) == 2
+        assert "lora.rank?" in capsys.readouterr().err
+
+
+FILES = [
+    (page, block)
+    for page in PAGES
+    for block in blocks(page, "yaml")
+    if re.match(r"# \S+\.yaml\s", block)
+]
+
+
+@pytest.mark.parametrize(("page", "block"), FILES, ids=lambda value: getattr(value, "name", ""))
+def test_configuration_files_are_accepted(page, block, tmp_path, monkeypatch):
+    """Each begins with its place and the command that uses it."""
+    monkeypatch.chdir(tmp_path)
+    place, program, script, *words = block.splitlines()[0].removeprefix("# ").split()
+    assert (program, script) == ("python", "train.py")
+    Path(place).parent.mkdir(parents=True)
+    Path(place).write_text(block)
+    args = main._parse(words)
+    folders = (Path(args.config_dir),)
+    accepted = accept(CommandLine(tuple(args.overrides), args.config_name or "main", folders))
+    written = yaml.safe_load(block)
+    written.pop("defaults", None)
+    section = Path(place).parent.name
+    for key, value in (written if section == folders[0].name else {section: written}).items():
+        found = accepted.public[key]
+        assert (found | value if isinstance(value, dict) else value) == found
+
+
+def test_every_page_is_looked_at():
+    assert {page.name for page, _ in FILES} >= {"configuration.md", "extending.md"}
 
 
 def test_commands_in_the_readme_exist():

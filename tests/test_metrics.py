@@ -1,6 +1,7 @@
 import contextlib
 import sqlite3
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -143,6 +144,28 @@ def test_time_limit_stops_a_prediction(metric: SqlExecution, prediction: str) ->
     # The limit is of one query: the connection serves slow ones again.
     slow = f"{NUMBERS} LIMIT 50000) SELECT i FROM n"
     assert len(metric.connection.execute(slow).fetchall()) == 50_000
+
+
+@pytest.mark.parametrize("rows", [4, 10_000])
+def test_a_result_is_not_read_further_than_it_can_matter(rows: int) -> None:
+    """The prediction's rows are 100 kB each: 1 GB in all, within a time limit that is generous."""
+    tables = ", ".join(f"item a{i}" for i in range(7))
+    reference = f"{NUMBERS} LIMIT {rows}) SELECT i FROM n"
+    with contextlib.closing(make_database()) as connection:
+        metric = SqlExecution(connection, time_limit=60)
+        tracemalloc.start()
+        try:
+            right = metric(f"SELECT hex(randomblob(49999)) FROM {tables} LIMIT 10000", reference)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert not right
+    assert peak < 20e6
+
+
+def test_a_large_result_may_be_right(metric: SqlExecution) -> None:
+    large = f"{NUMBERS} LIMIT 10000) SELECT i, 'some text' FROM n"
+    assert metric(large, large)
 
 
 def test_connection_is_unrestricted_afterwards(metric: SqlExecution) -> None:

@@ -105,10 +105,20 @@ def folder(tmp_path: Path) -> RunFolder:
     made.release()
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(folder: RunFolder) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder.write_text("a.txt", "old")
-    with pytest.raises(UnicodeEncodeError):
-        folder.write_text("a.txt", "new" * 10_000 + "\ud800")  # fails in the middle of writing
+
+    def full(path: Path, text: str, **_: object) -> int:
+        with path.open("w") as file:
+            file.write(text[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            folder.write_text("a.txt", "new" * 10_000)
     assert (folder.path / "a.txt").read_text() == "old"
     folder.write_text("a.txt", "né")
     folder.write_bytes("b.png", b"\x89")

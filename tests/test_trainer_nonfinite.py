@@ -118,7 +118,7 @@ def test_patience_ends_in_an_error_that_says_what_to_do(
     with pytest.raises(TrainingError, match=r"3 steps in a row.*step 4.*learning_rate"):
         train(run, healthy_then_bad((1, 2, 3, 4), 6), 6, config=config, compiled=compiled)
     assert run.progress.skipped_steps == run.progress.nonfinite_in_a_row == 3
-    assert [r.levelname for r in caplog.records] == ["WARNING"] * 3
+    assert [r.levelname for r in caplog.records].count("WARNING") == 3
     assert "step 4 skipped: loss nan" in caplog.text
     assert not same(before, snapshot(run.adapter()))  # step 1 was good
     assert all(np.isfinite(array).all() for array in snapshot(run.adapter()).values())

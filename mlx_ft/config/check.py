@@ -6,8 +6,14 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_ft.config.given import path_fault
 from mlx_ft.config.keys import convert, keys
 from mlx_ft.config.schema import Config
+
+Fault = tuple[tuple[str, ...], str]  # the keys that it is about, and its sentence
+BUILTIN = "builtin:"
+PATHS = ("data.path", "data.valid_path", "data.test_path", "data.database", "model.path",
+         "paths.output_dir", "paths.tracking_dir", "paths.cache_dir")  # fmt: skip
 
 
 def get(config: Config, name: str) -> Any:
@@ -16,13 +22,6 @@ def get(config: Config, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
-
-
-def check(config: Config) -> list[str]:
-    """Every fault of a configuration: types, ranges, and rules between keys."""
-    values, faults = convert_all({name: get(config, name) for name in keys()})
-    lines = [f"{name}: {fault}" for name, fault in faults.items()]
-    return lines + cross_faults(build(values), skip=faults)
 
 
 def convert_all(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -46,12 +45,13 @@ def build(values: Mapping[str, Any]) -> Config:
     return config
 
 
-def cross_faults(config: Config, skip: Container[str] = ()) -> list[str]:
+def cross_faults(config: Config, skip: Container[str] = ()) -> list[Fault]:
     """Faults between keys; a rule about a key in `skip` (faulty by itself) says nothing."""
-    return [text for names, text in _rules(config) if not any(name in skip for name in names)]
+    return [fault for fault in _rules(config) if not any(name in skip for name in fault[0])]
 
 
-def _rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+def _rules(config: Config) -> Iterator[Fault]:
+    yield from _path_rules(config)
     yield from _data_rules(config)
     yield from _schedule_rules(config)
     if config.model.revision is not None and not _hub_name(config.model.path):
@@ -65,10 +65,29 @@ def _rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
 
 def _hub_name(path: str) -> bool:
     local = path == "embedded" or path.endswith(".gguf") or path.startswith((".", "/", "~"))
-    return not local and "/" in path and not Path(path).exists()
+    return not local and "/" in path and not (path_fault(path) or Path(path).exists())
 
 
-def _data_rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+def _path_rules(config: Config) -> Iterator[Fault]:
+    for name in PATHS:
+        path = get(config, name)
+        if path is not None and not path.startswith(BUILTIN) and (fault := path_fault(path)):
+            yield (name,), f"{name}: {fault}"
+
+
+def _same_file(first: str, second: str) -> bool:
+    if first == second:
+        return True
+    if any(path.startswith(BUILTIN) or path_fault(path) for path in (first, second)):
+        return False
+    return Path(first).expanduser().resolve() == Path(second).expanduser().resolve()
+
+
+def _is_folder(path: str) -> bool:
+    return path_fault(path) is None and Path(path).expanduser().is_dir()
+
+
+def _data_rules(config: Config) -> Iterator[Fault]:
     data = config.data
     if data.metric == "sql_execution" and data.database is None:
         yield (
@@ -77,15 +96,25 @@ def _data_rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             "database. Give an SQLite file or builtin:geography_sql",
         )
     for name, path in (("data.valid_path", data.valid_path), ("data.test_path", data.test_path)):
-        if path is not None and path == data.path:
+        if path is not None and _same_file(path, data.path):
             yield (
                 (name, "data.path"),
                 f"{name}: found {path!r}, which is data.path; the training rows cannot judge "
                 "the result. Give other rows, or null",
             )
+    patience = config.train.early_stopping_patience
+    no_split = data.valid_fraction == 0 and data.valid_path is None
+    brings_rows = data.path.startswith(BUILTIN) or _is_folder(data.path)
+    if patience is not None and no_split and not brings_rows:
+        yield (
+            ("train.early_stopping_patience", "data.valid_fraction", "data.path"),
+            f"train.early_stopping_patience: found {patience}, but data.valid_fraction=0 leaves "
+            "no validation rows. Give data.valid_path, a fraction above 0, or set the patience "
+            "to null",
+        )
 
 
-def _schedule_rules(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+def _schedule_rules(config: Config) -> Iterator[Fault]:
     train, optimizer, every = config.train, config.optimizer, config.eval.every
     if optimizer.name == "adam" and optimizer.weight_decay > 0:
         yield (

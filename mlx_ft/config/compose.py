@@ -23,8 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from mlx_ft.config import conf_dir
-from mlx_ft.config.check import build, convert_all, cross_faults
+from mlx_ft.config import conf_dir, secrets
+from mlx_ft.config.check import build, convert_all, cross_faults, get
+from mlx_ft.config.given import idle_faults
 from mlx_ft.config.groups import Groups
 from mlx_ft.config.keys import keys, sections
 from mlx_ft.config.overrides import check_overrides
@@ -101,7 +102,8 @@ def accept(command: CommandLine) -> Accepted:
     check(command)
     cfg = compose(open_hydra(command), command)
     run_dir = Path(cfg.hydra.run.dir) if _raw(cfg.hydra.run) != HYDRA_RUN_DIR else None
-    return Accepted(resolve(cfg), public_dict(cfg), group_choices(cfg), run_dir)
+    config = resolve(cfg, command.overrides)
+    return Accepted(config, public_dict(cfg), group_choices(cfg), run_dir)
 
 
 def _raw(folder: DictConfig) -> Any:
@@ -184,14 +186,26 @@ def _targets(node: Any, at: str = "") -> Iterator[str]:
             yield from _targets(value, f"{at}[{index}]")
 
 
-def resolve(cfg: DictConfig) -> Config:
-    """The typed configuration. Raises one ConfigError with every fault."""
+def resolve(cfg: DictConfig, arguments: Sequence[str] = ()) -> Config:
+    """The typed configuration. Raises one ConfigError with every fault.
+
+    arguments: those of the command line, of which none may be without effect.
+    """
     faults: dict[str, str] = {}
     values, wrong = convert_all(dict(_read(cfg, faults)))
+    texts = _environment_texts(cfg)
+    for name in wrong.keys() & texts.keys():
+        origin = secrets.source(texts[name])
+        wrong[name] = f"found a value from {origin}; expected {keys()[name].expected()}"
     faults |= wrong
-    lines = [f"{name}: {fault}" for name, fault in faults.items()]
     config = build(values)
-    lines += cross_faults(config, skip=faults)
+    uri = texts.get("tracking.uri", config.tracking.uri)
+    if fault := secrets.password_fault(uri):
+        faults["tracking.uri"] = fault
+    lines = [f"{name}: {fault}" for name, fault in faults.items()]
+    related = cross_faults(config, skip=faults) + idle_faults(arguments, config, cfg)
+    for names, line in related:
+        lines.append(secrets.hide(line, {name: get(config, name) for name in names}, texts))
     if lines:
         raise refusal("the configuration", lines)
     return config
@@ -252,7 +266,7 @@ def public_dict(cfg: DictConfig) -> dict[str, Any]:
 
 def _environment_texts(cfg: DictConfig) -> dict[str, Any]:
     """The values that come from environment variables, with `${oc.env:...}` unresolved."""
-    OmegaConf.register_new_resolver("oc.env", _same_text, replace=True)
+    OmegaConf.register_new_resolver("oc.env", secrets.lookup, replace=True)
     try:
         found = dict(_read(_uncached(cfg), {}))
     finally:
@@ -265,19 +279,6 @@ def _uncached(cfg: DictConfig) -> DictConfig:
     OmegaConf.copy_cache(from_config=cfg, to_config=copy)  # the same ${now:...}
     assert isinstance(copy, DictConfig)
     return copy
-
-
-def _same_text(name: str, *default: Any) -> str:
-    return "${oc.env:" + ",".join([name, *map(_quoted, default)]) + "}"
-
-
-def _quoted(default: Any) -> str:
-    if default is None:
-        return "null"
-    text = str(default)
-    if re.fullmatch(r"[\w./:-]+", text) and text.lower() not in ("null", "true", "false"):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
 
 
 def group_choices(cfg: DictConfig) -> dict[str, str]:

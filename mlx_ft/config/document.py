@@ -52,12 +52,15 @@ tracking:
 ```
 
 **Environment variables.** `${oc.env:NAME}` or `${oc.env:NAME,default}` in a file or in a (quoted)
-argument. What is saved and tracked keeps the text, never the value, so that no secret is
-written. `MLX_FT_OUTPUTS`, `MLX_FT_MLRUNS` and `MLX_FT_CACHE` set the keys of `paths`.
+argument. `config.yaml` and the tracked parameters keep this text, never the value, and a
+`tracking.uri` with a password in it is refused. What has to be known to be used is written as it
+is: the run's name, its tags, the experiment's name, and paths. Keep secrets out of these.
+`MLX_FT_OUTPUTS`, `MLX_FT_MLRUNS` and `MLX_FT_CACHE` set the keys of `paths`.
 
 **The same run again.** A run folder's `config.yaml` is complete:
 `python train.py --config-dir outputs/runs/RUN --config-name config`, with further arguments as
-you like. `hydra.run.dir=FOLDER` chooses where a run goes, `hydra.sweep.dir=FOLDER` a sweep.
+you like. `hydra.run.dir=FOLDER` chooses where a run goes; with `-m`, `hydra.sweep.dir=FOLDER` where a
+sweep goes.
 """
 
 

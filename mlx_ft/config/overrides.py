@@ -17,12 +17,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
+from mlx_ft.config.given import path_fault
 from mlx_ft.config.groups import Groups
 from mlx_ft.config.keys import QUANTIZE_KEYS, convert, keys, sections
 from mlx_ft.config.suggest import did_you_mean
 
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 HYDRA_KEYS = (*HYDRA_PATHS, "hydra.verbose", "hydra/launcher", "hydra.launcher.*")
+SWEEP_KEYS = ("hydra.sweep.", "hydra/launcher", "hydra.launcher.")  # nothing but a sweep has them
 MOST_VALUES = 10_000  # of one sweep
 
 _SHAPE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[^=@\s]+)(?P<package>@[^=]*)?(?P<value>=.*)?",
@@ -59,7 +61,7 @@ def _faults(text: str, parser: Any, groups: Groups, multirun: bool) -> Iterator[
     elif shape["package"]:
         yield "packages (@) are not used here. Write group=choice"
     elif key == "hydra" or key.startswith(("hydra.", "hydra/")):
-        yield from _hydra_faults(key, shape["prefix"], text, parser)
+        yield from _hydra_faults(key, shape["prefix"], text, parser, multirun)
     elif not _known(key, groups):
         yield f"there is no {key}. {did_you_mean(key, groups.names())}"
     elif not _free_form(key) and (fault := _prefix_fault(shape["prefix"], key, groups)):
@@ -97,11 +99,18 @@ def _prefix_fault(prefix: str | None, key: str, groups: Groups) -> str | None:
     return None
 
 
-def _hydra_faults(key: str, prefix: str | None, text: str, parser: Any) -> Iterator[str]:
+def _hydra_faults(
+    key: str, prefix: str | None, text: str, parser: Any, multirun: bool
+) -> Iterator[str]:
     if prefix or not (key in HYDRA_KEYS or key.startswith("hydra.launcher.")):
         hint = " Use -m for a sweep" if key == "hydra.mode" else ""
         yield f"of Hydra's own settings only {', '.join(HYDRA_KEYS)} can be set.{hint}"
         return
+    if key == "hydra.run.dir" and multirun:
+        yield "has no effect on a sweep. Write hydra.sweep.dir=FOLDER"
+    if key.startswith(SWEEP_KEYS) and not multirun:
+        meant = "hydra.run.dir=FOLDER, or add -m" if key in HYDRA_PATHS else "it with -m"
+        yield f"has no effect on a single run. Write {meant}"
     override, fault = _parse(text, parser)
     if override is None:
         yield fault
@@ -110,7 +119,10 @@ def _hydra_faults(key: str, prefix: str | None, text: str, parser: Any) -> Itera
     elif key == "hydra/launcher" and not re.fullmatch(r"[\w-]+", str(override.value())):
         yield "expected the name of a launcher, e.g. basic"
     else:
-        yield from _interpolation_faults(override.value(), paths=key in HYDRA_PATHS)
+        value = override.value()
+        yield from _interpolation_faults(value, paths=key in HYDRA_PATHS)
+        if key in HYDRA_PATHS and (unusable := path_fault(str(value))):
+            yield unusable
 
 
 def _parse(text: str, parser: Any) -> tuple[Override | None, str]:
@@ -118,6 +130,12 @@ def _parse(text: str, parser: Any) -> tuple[Override | None, str]:
         return parser.parse_override(text), ""
     except (HydraException, ValueError) as error:  # ValueError: an integer of 5,000 digits
         reason = str(error).splitlines()[0]
+        key, _, value = text.partition("=")
+        if re.match(r"~[^'\"]*$", value):
+            quoted = f"'{key}=\"{value}\"'"
+            home = re.sub(r"^~(?=/|$)", "$HOME", value)
+            other = f", or write {key}={home}" if home != value else ""
+            return None, f"cannot be read: quote a ~ for Hydra, {quoted}{other}"
         return None, f"cannot be read ({reason}). Quote special characters: 'key=\"a, b\"'"
     except RecursionError:
         return None, "cannot be read (nested too deeply)"

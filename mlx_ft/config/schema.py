@@ -11,36 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-
-def option(
-    default: Any,
-    meaning: str,
-    *,
-    kind: str | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A config field with its meaning and range.
-
-    kind: for `Any` fields, the accepted forms joined by "|", out of
-    `int`, `float`, `bool`, `str`, `list`, `mapping`, `null` and quoted words, e.g. "int|'auto'".
-    minimum, maximum: inclusive bounds; above, below: exclusive ones.
-    """
-    metadata = {
-        "meaning": meaning,
-        "kind": kind,
-        "minimum": minimum,
-        "maximum": maximum,
-        "above": above,
-        "below": below,
-        "choices": choices,
-    }
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+from mlx_ft.config.option import option
 
 
 @dataclass
@@ -214,8 +185,10 @@ class MemoryProfileConfig:
 class TrainConfig:
     """How long to train, and when to stop."""
 
-    epochs: float = option(1.0, "Passes over the training rows.", above=0)
-    max_steps: int | None = option(None, "Optimizer steps; wins over `epochs` when set.", minimum=1)
+    epochs: float = option(1.0, "Passes over the training rows.", above=0, maximum=10**6)
+    max_steps: int | None = option(
+        None, "Optimizer steps; wins over `epochs` when set.", minimum=1, maximum=10**9
+    )
     label_smoothing: float = option(
         0.0, "Share of the target probability spread over the vocabulary.", minimum=0, below=1
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlx_ft.config.schema import DataConfig
 from mlx_ft.errors import DataError
+
+T = TypeVar("T")
 
 BUILTIN = "builtin:"
 BUILTIN_FOLDER = Path(__file__).resolve().parent.parent / "datasets"
@@ -70,10 +72,10 @@ def sources(config: DataConfig) -> Sources:
     Raises DataError with every missing file at once.
     """
     findings = Findings()
-    train, folder = _train_file("data.path", config.path, findings)
+    train, folder = _found(_train_file, "data.path", config.path, findings) or (Path(), None)
     beside = {path.name: path for path in sorted(folder.glob("*.jsonl"))} if folder else {}
     valid, test = (
-        _named_file(key, given, findings) if given is not None else beside.get(name)
+        _found(_named_file, key, given, findings) if given is not None else beside.get(name)
         for key, given, name in (
             ("data.valid_path", config.valid_path, "valid.jsonl"),
             ("data.test_path", config.test_path, "test.jsonl"),
@@ -126,6 +128,18 @@ def digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _found(
+    find: Callable[[str, str, Findings], T], key: str, given: str, findings: Findings
+) -> T | None:
+    """What `find` finds; None and a fault where the system does not let it look."""
+    try:
+        return find(key, given, findings)
+    except (OSError, RuntimeError) as error:  # too long, not permitted, no such user
+        reason = getattr(error, "strerror", None) or error
+        findings.fault(key, f"{given!r} cannot be looked up: {reason}; change {key}")
+        return None
 
 
 def _train_file(key: str, given: str, findings: Findings) -> tuple[Path, Path | None]:

@@ -198,6 +198,7 @@ def _gguf_entry(file: Path) -> ModelEntry:
         gguf.check(header, file)
     except ModelError as error:
         return ModelEntry(file.name, "gguf", path=file, faults=error.faults or (error.message,))
+    licence = header.metadata.get("general.license")
     return ModelEntry(
         file.name,
         "gguf",
@@ -205,7 +206,7 @@ def _gguf_entry(file: Path) -> ModelEntry:
         size_bytes=file.stat().st_size,
         parameters=header.parameters,
         quantization=header.usual_type,
-        licence=header.metadata.get("general.license"),
+        licence=licence if isinstance(licence, str) else None,
     )
 
 

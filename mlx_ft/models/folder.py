@@ -36,7 +36,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     config, faults = read_config(folder)
     if config is not None:
         faults += config_faults(config)
-    faults += _code_faults(folder / "tokenizer_config.json", ("auto_map",))
+    faults += _tokenizer_faults(folder)
     faults += weight_faults(folder)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         faults.append(f"no tokenizer: none of {', '.join(TOKENIZERS)} is there")
@@ -48,9 +48,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
 def read_config(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The content of config.json or None, and what is wrong with it."""
     path = folder / "config.json"
-    if not path.is_file():
-        return None, ["config.json is missing"]
     try:
+        if not path.is_file():
+            return None, ["config.json is missing"]
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return None, [f"config.json cannot be read: {error}"]
@@ -60,15 +60,19 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def config_faults(config: dict[str, Any]) -> list[str]:
-    """What in a config keeps the model from being loaded: code, unknown types."""
+    """What in a config keeps the model from being loaded: code, unknown types.
+
+    auto_map names code for transformers; mlx-lm has its own for every type that it knows.
+    """
+    model_type = config.get("model_type")
+    known = model_types()
+    coded = ("model_file",) if model_type in known else ("model_file", "auto_map")
     faults = [
         f"config.json: {key}={config[key]!r} would run code from the model's folder, which is "
         "refused. Use a conversion without it"
-        for key in ("auto_map", "model_file")
+        for key in coded
         if config.get(key)
     ]
-    model_type = config.get("model_type")
-    known = model_types()
     if not isinstance(model_type, str):
         faults.append(f"config.json: model_type is {model_type!r}, expected a name such as 'llama'")
     elif model_type not in known:
@@ -102,15 +106,33 @@ def _quantization_faults(config: dict[str, Any]) -> list[str]:
     ]
 
 
-def _code_faults(path: Path, keys: Iterable[str]) -> list[str]:
-    if not path.is_file():
-        return []
+def _tokenizer_faults(folder: Path) -> list[str]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        _tokenizer_config(folder)
     except (OSError, ValueError) as error:
-        return [f"{path.name} cannot be read: {error}"]
-    found = [key for key in keys if isinstance(content, dict) and content.get(key)]
-    return [f"{path.name}: {key} would run code from the model's folder" for key in found]
+        return [f"tokenizer_config.json cannot be read: {error}"]
+    return []
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def unused_code(folder: Path, config: dict[str, Any]) -> list[str]:
+    """Notes on code that a checked model folder names and that is not run.
+
+    Without trust_remote_code transformers takes a tokenizer class of its own, or refuses.
+    """
+    texts = []
+    if config.get("auto_map"):
+        own = f"mlx-lm's own {config['model_type']} is used"
+        texts.append(f"config.json names code (auto_map), which is not run: {own}")
+    if _tokenizer_config(folder).get("auto_map"):
+        own = "transformers' own tokenizer is used"
+        texts.append(f"tokenizer_config.json names code (auto_map), which is not run: {own}")
+    return texts
 
 
 def model_types() -> list[str]:

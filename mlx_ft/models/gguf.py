@@ -130,6 +130,8 @@ def check(header: Header, path: Path) -> None:
             read(header)
         except ModelError as error:
             faults.extend(error.faults or [error.message])
+        except (TypeError, ValueError, LookupError) as error:  # metadata of another kind
+            faults.append(f"the metadata cannot be used ({type(error).__name__}: {error})")
     if faults:
         hint = "Use the model's original safetensors repository instead"
         raise ModelError(f"{path} cannot be converted. {hint}:", faults)

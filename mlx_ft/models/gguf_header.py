@@ -89,6 +89,8 @@ def read_header(path: Path) -> Header:
             return _Reader(data, path).header()
     except ValueError as error:  # an empty file cannot be mapped
         raise ModelError(f"{path} is not a GGUF file: {error}") from error
+    except RecursionError as error:
+        raise ModelError(f"{path} cannot be read: its metadata is nested too deeply") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -114,7 +116,10 @@ class _Reader:
             key = self.string()
             metadata[key] = self.value(self.scalar("<I"))
         tensors = [self.tensor() for _ in range(tensor_count)]
-        alignment = int(metadata.get("general.alignment", 32)) or 32
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 0:
+            raise self.cut_off(f"general.alignment is {alignment!r}")
+        alignment = alignment or 32
         data = -(-self.position // alignment) * alignment
         tensors = [replace(tensor, start=data + tensor.start) for tensor in tensors]
         for tensor in tensors:

@@ -86,7 +86,7 @@ def check_tokenizer(metadata: dict[str, Any]) -> None:
         if not isinstance(metadata.get(key), list):
             raise ModelError(f"metadata key {key} is missing")
     pre = metadata.get("tokenizer.ggml.pre")
-    if pre not in PRE_TOKENIZERS:
+    if not isinstance(pre, str) or pre not in PRE_TOKENIZERS:
         raise ModelError(f"tokenizer.ggml.pre: found {pre!r}; read are {', '.join(PRE_TOKENIZERS)}")
 
 

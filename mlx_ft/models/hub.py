@@ -36,6 +36,7 @@ TIMEOUT_SECONDS = 5.0
 WAITS_SECONDS = (1.0, 2.0, 4.0)  # between attempts; a download continues where it stopped
 SPARE_BYTES = 200 * 1024**2
 GIB = 1024**3
+HUB_NAME = r"(?!.{97})[\w.-]+/[\w.-]+"  # at most 96 characters
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,12 @@ def classify(given: str) -> tuple[str, Path]:
     An existing folder or file is local, as is everything that begins with `/`, `./`, `../` or `~`
     or ends with `.gguf`; `org/name` is the hub's. Raises ModelError for anything else.
     """
-    path = Path(given).expanduser()
     if re.match(r"[a-z]+://", given):
         raise _unclear(given, "an address; models are named, e.g. org/name, not linked")
+    try:
+        (path := Path(given).expanduser()).exists()
+    except (OSError, RuntimeError) as error:  # too long, not permitted, no such user
+        raise _unclear(given, f"which cannot be looked up ({error})") from error
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"model.path: the GGUF file {path} is not there")
@@ -63,7 +67,7 @@ def classify(given: str) -> tuple[str, Path]:
         return "folder", path
     if path.is_file():
         raise _unclear(given, f"a file; give its folder instead: model.path={path.parent}")
-    if not given.startswith(("/", "./", "../", "~")) and re.fullmatch(r"[\w.-]+/[\w.-]+", given):
+    if not given.startswith(("/", "./", "../", "~")) and re.fullmatch(HUB_NAME, given):
         return "hub", path
     raise _unclear(given, "not a folder that exists")
 
@@ -265,7 +269,7 @@ def _explained(name: str, revision: str | None, error: Exception) -> ModelError 
 
 
 def offline(name: str, reason: str) -> ModelError:
-    """The three ways out of a model that is not here and cannot be downloaded."""
+    """The ways out of a model that is not here and cannot be downloaded."""
     here = ", ".join(["embedded", *(copy for copy in cached_names() if copy != name)])
     return ModelError(
         f"{name} is neither a folder here nor completely downloaded, and the hub cannot be "

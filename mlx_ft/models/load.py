@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import ConfigError, ModelError
 from mlx_ft.models import gguf, hub
-from mlx_ft.models.folder import check_folder
+from mlx_ft.models.folder import check_folder, unused_code
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -120,7 +120,7 @@ def load(located: Located, config: ModelConfig, *, compute_dtype: str, dequantiz
         raise ValueError(f"compute_dtype is {compute_dtype!r}")
     dtype: mx.Dtype = getattr(mx, compute_dtype)
     model, model_config = read_model(located.path)
-    notes = []
+    notes = unused_code(located.path, located.config)
     quantization = model_config.get("quantization")
     if config.quantize and quantization:
         notes.append(f"model.quantize is ignored: the base is quantized ({_words(quantization)})")

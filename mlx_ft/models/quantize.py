@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlx_ft.config.keys import QUANTIZATION, QUANTIZE_KEYS
 from mlx_ft.errors import ModelError
 
 if TYPE_CHECKING:
     import mlx.core as mx
     import mlx.nn as nn
-
-DEFAULTS = {"affine": (4, 64), "mxfp4": (4, 32), "nvfp4": (4, 16), "mxfp8": (8, 32)}
-AFFINE_BITS = (2, 3, 4, 5, 6, 8)
-AFFINE_GROUPS = (32, 64, 128)
 
 
 def quantize_faults(wanted: Any) -> list[str]:
@@ -23,22 +20,17 @@ def quantize_faults(wanted: Any) -> list[str]:
         return [f"model.quantize: found {wanted!r}, expected {{bits, group_size, mode}} or null"]
     faults = [
         f"model.quantize.{key}: unknown key, expected bits, group_size, mode"
-        for key in wanted.keys() - {"bits", "group_size", "mode"}
+        for key in wanted.keys() - {*QUANTIZE_KEYS}
     ]
     mode = wanted.get("mode") or "affine"
-    if mode not in DEFAULTS:
+    if not isinstance(mode, str) or mode not in QUANTIZATION:
         return [
             *faults,
-            f"model.quantize.mode: found {mode!r}, expected one of {', '.join(DEFAULTS)}",
+            f"model.quantize.mode: found {mode!r}, expected one of {', '.join(QUANTIZATION)}",
         ]
-    bits, group_size = DEFAULTS[mode]
-    allowed = {
-        "bits": AFFINE_BITS if mode == "affine" else (bits,),
-        "group_size": AFFINE_GROUPS if mode == "affine" else (group_size,),
-    }
-    for key, values in allowed.items():
+    for key, values in zip(("bits", "group_size"), QUANTIZATION[mode], strict=True):
         if wanted.get(key) is not None and wanted[key] not in values:
-            expected = ", ".join(map(str, values))
+            expected = ", ".join(map(str, sorted(values)))
             faults.append(
                 f"model.quantize.{key}: found {wanted[key]!r}, expected {expected} ({mode})"
             )
@@ -54,7 +46,7 @@ def quantize(model: nn.Module, wanted: dict[str, Any]) -> tuple[dict[str, Any], 
     import mlx.nn as nn
 
     mode = wanted.get("mode") or "affine"
-    bits, group_size = DEFAULTS[mode]
+    (bits, *_), (group_size, *_) = QUANTIZATION[mode]
     settings: dict[str, Any] = {
         "group_size": wanted.get("group_size") or group_size,
         "bits": wanted.get("bits") or bits,

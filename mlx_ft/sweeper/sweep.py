@@ -1,8 +1,9 @@
-"""The sweep: accept every trial, open the parent run, launch, and sum up."""
+"""The sweep: open the parent run, launch the accepted trials, and sum up."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,10 +13,10 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from mlx_ft.config.compose import explain, refusal, resolve
 from mlx_ft.config.schema import Config
-from mlx_ft.errors import ConfigError
+from mlx_ft.sweeper.accept import accept
 from mlx_ft.sweeper.grid import Trial, expand
+from mlx_ft.sweeper.stop import Stop
 from mlx_ft.sweeper.trial import PARENT_RUN, TRIAL_NAME, figures
 
 INTERRUPTED = 130
@@ -26,8 +27,10 @@ class Parent(Protocol):
 
     run_id: str | None
 
-    def finish(self, status: str, rows: list[dict[str, Any]]) -> None:
-        """Log the rows and close the run."""
+    def finish(
+        self, status: str, rows: list[dict[str, Any]], best: Mapping[str, Any] | None = None
+    ) -> None:
+        """Log the rows and the best of them (empty: there is none), and close the run."""
 
 
 StartParent = Callable[[Config, str, int], Parent]
@@ -52,50 +55,28 @@ def sweep(
     multirun, with its `hydra` node. start_parent: the tracker's, unless a test gives another.
     """
     trials = expand(arguments, hydra_context.config_loader)
-    first = _accept(trials, cfg, hydra_context.config_loader)
+    first = accept(trials, cfg, hydra_context.config_loader)
     launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, cfg)
     folder = Path(str(cfg.hydra.sweep.dir))
-    parent = start_parent(first, folder.name, len(trials))
-    print(f"Sweep of {len(trials)} trials in {folder}", flush=True)
     jobs: Sequence[Any] = ()
     exit_code, status = 1, "FAILED"
-    try:
-        jobs = launcher.launch([_arguments(trial, cfg, parent) for trial in trials], 0)
-    except KeyboardInterrupt as stop:
-        exit_code, status = getattr(stop.__cause__, "exit_code", INTERRUPTED), "KILLED"
-    finally:
-        rows = _rows(trials, jobs, cfg, started="KILLED" if status == "KILLED" else "FAILED")
-        if jobs and all(row["status"] == "FINISHED" for row in rows):
-            exit_code, status = 0, "FINISHED"
-        parent.finish(status, rows)
+    with Stop() as stop:
+        with stop.later():  # a parent that is being opened could not be closed
+            parent = start_parent(first, folder.name, len(trials))
+        try:
+            stop.check()
+            print(f"Sweep of {len(trials)} trials in {folder}", flush=True)
+            jobs = launcher.launch([_arguments(trial, cfg, parent) for trial in trials], 0)
+        except KeyboardInterrupt as error:
+            exit_code, status = getattr(error.__cause__, "exit_code", INTERRUPTED), "KILLED"
+        finally:
+            with stop.later():
+                rows = _rows(trials, jobs, cfg, "KILLED" if status == "KILLED" else "FAILED")
+                if jobs and all(row["status"] == "FINISHED" for row in rows):
+                    exit_code, status = 0, "FINISHED"
+                parent.finish(status, rows, best=_best(rows) or {})
     print(table(rows))
     return exit_code
-
-
-def _accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Config:
-    """Compose and check every trial before anything is written; returns the first's Config."""
-    configs: list[Config] = []
-    faults: dict[str, list[str]] = {}
-    for trial in trials:
-        try:
-            configs.append(resolve(loader.load_sweep_config(cfg, [*trial.overrides])))
-        except ConfigError as error:
-            for fault in error.faults:
-                faults.setdefault(fault, []).append(trial.name)
-        except Exception as error:  # whatever a malformed file makes Hydra raise
-            faults.setdefault(explain(error), []).append(trial.name)
-    if faults:
-        lines = [fault + _where(names, len(trials)) for fault, names in faults.items()]
-        raise refusal("the sweep", lines)
-    return configs[0]
-
-
-def _where(names: Sequence[str], n_trials: int) -> str:
-    """Which trials have a fault; nothing when all do."""
-    if len(names) == n_trials:
-        return ""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f" (trial {names[0]}{more})"
 
 
 def _arguments(trial: Trial, cfg: DictConfig, parent: Parent) -> list[str]:
@@ -166,7 +147,7 @@ COLUMNS = (
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The trials as aligned text; `*` marks the finished one with the lowest objective."""
+    """The trials as aligned text; `*` marks the finished one with the lowest finite objective."""
     best = _best(rows)
     lines = [["", *(title for _, title, _ in COLUMNS)]]
     for row in rows:
@@ -180,7 +161,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     done = [row for row in rows if row["status"] == "FINISHED"]
     judged = [row for row in done if isinstance(row.get("objective"), (int, float))]
-    return min(judged, key=lambda row: float(row["objective"]), default=None)
+    finite = [row for row in judged if math.isfinite(row["objective"])]
+    return min(finite, key=lambda row: float(row["objective"]), default=None)
 
 
 def _cell(value: Any, form: str) -> str:

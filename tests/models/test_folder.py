@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import ModelError
 from mlx_ft.models.folder import check_folder, model_types, safetensors_header
+from mlx_ft.models.load import load, locate
+from mlx_ft.models.read import read_tokenizer
 
 from . import tiny
 
@@ -41,13 +44,56 @@ def test_a_whole_folder_passes_without_importing_mlx(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_code_in_the_folder_is_refused(folder: Path) -> None:
-    edit(folder / "config.json", auto_map={"AutoModel": "evil.Model"}, model_file="evil.py")
-    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.T", None]})
+def test_code_that_would_be_needed_is_refused(folder: Path) -> None:
+    edit(
+        folder / "config.json",
+        model_type="evil",
+        auto_map={"AutoModel": "evil.Model"},
+        model_file="evil.py",
+    )
     text = refused(folder)
     assert "config.json: auto_map=" in text
     assert "config.json: model_file='evil.py' would run code" in text
-    assert "tokenizer_config.json: auto_map would run code" in text
+
+
+def test_a_model_file_is_refused_even_for_a_known_model_type(folder: Path) -> None:
+    edit(folder / "config.json", model_file="evil.py")
+    assert "config.json: model_file='evil.py' would run code" in refused(folder)
+
+
+def test_code_that_nothing_needs_is_not_run(folder: Path) -> None:
+    evil = f"open({str(folder / 'ran')!r}, 'w')\nraise RuntimeError\n"
+    for name in ("configuration_evil.py", "modeling_evil.py", "tokenization_evil.py"):
+        (folder / name).write_text(evil)
+    maps = {"AutoConfig": "configuration_evil.C", "AutoModelForCausalLM": "modeling_evil.M"}
+    edit(folder / "config.json", auto_map=maps)
+    tokenizers = {"AutoTokenizer": ["tokenization_evil.T", "tokenization_evil.F"]}
+    edit(folder / "tokenizer_config.json", auto_map=tokenizers)
+    config = ModelConfig(path=str(folder))
+    located = locate(config, folder / "cache")
+    loaded = load(located, config, compute_dtype="float32", dequantize=False)
+    assert loaded.tokenizer.encode("A") == [ord("A")]
+    assert loaded.notes == (
+        "config.json names code (auto_map), which is not run: mlx-lm's own llama is used",
+        "tokenizer_config.json names code (auto_map), which is not run: transformers' own "
+        "tokenizer is used",
+    )
+    assert not (folder / "ran").exists()
+
+
+def test_a_tokenizer_that_needs_its_code_is_refused(folder: Path) -> None:
+    """Of a type that mlx-lm knows and transformers does not, with no class of transformers'."""
+    (folder / "tokenization_evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    edit(folder / "config.json", model_type="baichuan_m1")
+    edit(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["tokenization_evil.T", None]},
+        tokenizer_class="EvilTokenizer",
+    )
+    assert check_folder(folder)
+    with pytest.raises(ModelError, match="cannot read the tokenizer"):
+        read_tokenizer(folder, None)
+    assert not (folder / "ran").exists()
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pt"])

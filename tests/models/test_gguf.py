@@ -1,6 +1,7 @@
 """GGUF files: read, converted, refused. The files are written by tiny.py, byte by byte."""
 
 import json
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,36 @@ def test_a_missing_hyperparameter_is_named(tmp_path: Path) -> None:
         gguf.convert(path, tmp_path)
     with pytest.raises(ModelError, match=r"rope\.scaling\.type: found 'yarn'"):
         gguf.convert(tmp_path / "a.gguf", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"general.alignment": []}, r"general\.alignment is \[\]"),
+        ({"general.alignment": "x"}, r"general\.alignment is 'x'"),
+        ({"tokenizer.ggml.pre": []}, r"tokenizer\.ggml\.pre: found \[\]"),
+        ({"llama.context_length": []}, "cannot be converted"),
+    ],
+)
+def test_metadata_of_another_kind(tmp_path: Path, changes: Any, fault: str) -> None:
+    tiny.write_gguf(tmp_path / "a.gguf", **changes)
+    with pytest.raises(ModelError, match=fault):
+        gguf.convert(tmp_path / "a.gguf", tmp_path)
+
+
+def test_an_embedding_without_dimensions(tmp_path: Path) -> None:
+    tensors = {**tiny.gguf_tensors(tiny.build()), "token_embd.weight": (tiny.F32, (), bytes(4))}
+    (tmp_path / "a.gguf").write_bytes(tiny.gguf_bytes(tiny.METADATA, tensors))
+    with pytest.raises(ModelError, match="metadata cannot be used"):
+        gguf.convert(tmp_path / "a.gguf", tmp_path)
+
+
+def test_arrays_in_arrays_without_end(tmp_path: Path) -> None:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a"
+    nested = struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 100_000
+    (tmp_path / "a.gguf").write_bytes(head + nested)
+    with pytest.raises(ModelError, match="nested too deeply"):
+        read_header(tmp_path / "a.gguf")
 
 
 def test_what_the_tokenizer_library_refuses_is_no_traceback(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_free_disk_is_checked_before_the_weights(
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
         (
             lambda folder: (folder / "config.json").write_text(
-                '{"model_type": "llama", "auto_map": {"AutoModel": "m.M"}}'
+                '{"model_type": "x9", "auto_map": {"AutoModel": "m.M"}}'
             ),
             "would run code",
         ),

@@ -1,0 +1,62 @@
+"""Values of environment variables and passwords: kept out of whatever is shown or saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_LOOKUP = re.compile(r"\$\{oc\.env:(\w+)\}")
+# As SQLAlchemy reads them: a password may hold anything but `@`. Digits before `/` are a port.
+_PASSWORD = re.compile(
+    r"://[^/\s:@]*:(?!\d+/)[^\s@]+@|[?&]\w*(password|token|secret)\w*=[^&\s]", re.I
+)
+
+
+def lookup(name: str, *default: Any) -> str:
+    """An environment lookup as text; takes the place of OmegaConf's own resolver."""
+    return "${oc.env:" + ",".join([name, *map(_quoted, default)]) + "}"
+
+
+def _quoted(default: Any) -> str:
+    if default is None:
+        return "null"
+    text = str(default)
+    if re.fullmatch(r"[\w./:-]+", text) and text.lower() not in ("null", "true", "false"):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def source(text: Any) -> str:
+    """The first environment variable in this text, without its default: `${oc.env:NAME}`."""
+    found = re.search(r"\$\{oc\.env:([^,}]*)", str(text))
+    return f"${{oc.env:{found[1]}}}" if found else "the environment"
+
+
+def hide(sentence: str, values: Mapping[str, Any], texts: Mapping[str, Any]) -> str:
+    """The sentence with every value of a key that is in `texts` replaced by that text.
+
+    values: those that the sentence is about, by key.
+    """
+    for name in values.keys() & texts.keys():
+        value = values[name]
+        forms = [repr(value), str(value)]
+        if isinstance(value, float):
+            forms.append(f"{value:g}")
+        for form in forms:
+            word = rf"(?<![\w.]){re.escape(form)}(?![\w.])"
+            sentence = re.sub(word, lambda _: source(texts[name]), sentence)  # noqa: B023
+    return sentence
+
+
+def password_fault(uri: str | None) -> str | None:
+    """What is wrong with a `tracking.uri` that holds a password itself.
+
+    uri: as it would be saved, so with its `${oc.env:...}` as text.
+    """
+    if uri is None or not _PASSWORD.search(_LOOKUP.sub("", uri)):
+        return None
+    return (
+        "holds a password, which would be saved with the run. Put the whole address into an "
+        "environment variable and write tracking.uri=\\${oc.env:MLFLOW_TRACKING_URI}"
+    )

@@ -1,0 +1,63 @@
+"""A signal to a sweep outside a trial's own loop, where mlx_ft.interrupt does not listen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType
+from typing import Any
+
+from mlx_ft.errors import Interrupted
+from mlx_ft.interrupt import StopSignal
+
+
+class Stop(AbstractContextManager["Stop"]):
+    """While entered, SIGTERM and SIGHUP end the sweep as Ctrl-C does: by KeyboardInterrupt.
+
+    A signal that was ignored stays ignored, and outside the main thread this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+        self._later = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            wanted = [s for s in StopSignal.SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self._previous = {s: signal.signal(s, self._note) for s in wanted}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if not self._later:
+            _interrupt(number)
+        if self._number is not None:
+            os._exit(128 + number)
+        self._number = number
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal came within `later`."""
+        if self._number is not None:
+            _interrupt(self._number)
+
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """What must be done whole: a signal is only noted; a second ends the process at once."""
+        self._later, self._number = True, None
+        try:
+            yield
+        finally:
+            self._later = False
+
+
+def _interrupt(number: int) -> None:
+    """The cause has the exit code, 128 + number. No Exception: a trial would survive it."""
+    name = signal.Signals(number).name
+    raise KeyboardInterrupt(f"stopped by {name}") from Interrupted(f"stopped by {name}", number)
