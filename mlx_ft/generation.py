@@ -21,7 +21,8 @@ def stream(
 ) -> Iterator[str]:
     """Yield pieces of the answer to `prompt` (token ids) as they are decoded.
 
-    temperature: 0 is greedy. Stops at the tokenizer's end tokens or after `max_tokens`.
+    temperature: 0 is greedy. seed: of MLX's global generator; None leaves that alone. Stops at
+    the tokenizer's end tokens or after `max_tokens`.
     """
     from mlx_lm import stream_generate
     from mlx_lm.sample_utils import make_sampler
@@ -44,10 +45,7 @@ def batch(
     max_tokens: int,
     batch_size: int,
 ) -> Iterator[str]:
-    """Yield the greedy answer to each prompt, in order, `batch_size` at a time.
-
-    Prompts of similar length share a batch would be faster still; order is kept for callers.
-    """
+    """Yield the greedy answer to each prompt, stripped, in their order, `batch_size` at a time."""
     from mlx_lm import batch_generate
 
     model.eval()

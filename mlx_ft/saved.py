@@ -81,8 +81,12 @@ def open_run(folder: Path) -> SavedRun:
 
 
 def _unreadable(path: Path, error: Exception) -> AdapterError:
-    text = str(error) if isinstance(error, MlxFtError) else f"{type(error).__name__}: {error}"
-    return AdapterError(f"{path} is damaged. Name another run with --run. Found: {text}")
+    faults = error.faults if isinstance(error, MlxFtError) else ()
+    return AdapterError(
+        f"{path} cannot be used: damaged, or written by another version. "
+        "Name another run with --run",
+        faults or [f"{type(error).__name__}: {error}"],
+    )
 
 
 def _from_there(config: Config, start: Path) -> Config:
@@ -113,7 +117,7 @@ def _newest(output_dir: Path) -> Path:
             return adapter.parent
         logger.warning("%s has no config.yaml and is passed over", adapter.parent)
     raise AdapterError(
-        f"no run with an adapter in {output_dir.absolute() / 'runs'}. "
+        f"no run with an adapter in {output_dir.absolute()} (runs, sweeps). "
         "Train one with `mlx-ft train`, or name a run folder with --run"
     )
 

@@ -81,7 +81,7 @@ def test_the_title_says_how_the_run_ended():
 def test_a_damaged_file_is_named(name, content):
     run = write_run(Path("run"))
     (run / name).write_bytes(content)
-    with pytest.raises(AdapterError, match=f"run/{name} is damaged"):
+    with pytest.raises(AdapterError, match=f"run/{name} cannot be used"):
         find_run(run)
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_read_is_named():
     run = write_run(Path("run"))
     (run / "summary.json").unlink()
     (run / "summary.json").mkdir()
-    with pytest.raises(AdapterError, match=r"run/summary\.json is damaged"):
+    with pytest.raises(AdapterError, match=r"run/summary\.json cannot be used"):
         find_run(run)
 
 

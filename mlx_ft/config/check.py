@@ -65,7 +65,8 @@ def _rules(config: Config) -> Iterator[Fault]:
 
 def _hub_name(path: str) -> bool:
     local = path == "embedded" or path.endswith(".gguf") or path.startswith((".", "/", "~"))
-    return not local and "/" in path and not (path_fault(path) or Path(path).exists())
+    there = path_fault(path) is None and Path(path).exists()
+    return not local and "/" in path and not there
 
 
 def _path_rules(config: Config) -> Iterator[Fault]:

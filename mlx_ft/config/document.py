@@ -59,8 +59,8 @@ is: the run's name, its tags, the experiment's name, and paths. Keep secrets out
 
 **The same run again.** A run folder's `config.yaml` is complete:
 `python train.py --config-dir outputs/runs/RUN --config-name config`, with further arguments as
-you like. `hydra.run.dir=FOLDER` chooses where a run goes; with `-m`, `hydra.sweep.dir=FOLDER` where a
-sweep goes.
+you like. `hydra.run.dir=FOLDER` chooses where a run goes; with `-m`, `hydra.sweep.dir=FOLDER`
+where a sweep goes.
 """
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_LOOKUP = re.compile(r"\$\{oc\.env:(\w+)\}")
+_LOOKUP = re.compile(r"\$\{oc\.env:\w+,?([^{}]*)\}")  # group: the default
 # As SQLAlchemy reads them: a password may hold anything but `@`. Digits before `/` are a port.
 _PASSWORD = re.compile(
     r"://[^/\s:@]*:(?!\d+/)[^\s@]+@|[?&]\w*(password|token|secret)\w*=[^&\s]", re.I
@@ -54,7 +54,7 @@ def password_fault(uri: str | None) -> str | None:
 
     uri: as it would be saved, so with its `${oc.env:...}` as text.
     """
-    if uri is None or not _PASSWORD.search(_LOOKUP.sub("", uri)):
+    if uri is None or not _PASSWORD.search(_LOOKUP.sub(r"\1", uri)):
         return None
     return (
         "holds a password, which would be saved with the run. Put the whole address into an "

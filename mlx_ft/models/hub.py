@@ -99,10 +99,8 @@ def cached(name: str, revision: str | None = None) -> Snapshot | None:
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
-        path = Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=True
-            )
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=list(PATTERNS), local_files_only=True
         )
     except LocalEntryNotFoundError as error:
         if isinstance(error, IncompleteSnapshotError):
@@ -111,7 +109,7 @@ def cached(name: str, revision: str | None = None) -> Snapshot | None:
     except ValueError as error:  # not a valid name
         raise _unclear(name, str(error)) from error
     try:
-        check_folder(path)
+        check_folder(path := Path(found))
     except ModelError as error:
         logger.warning("the copy of %s here is not usable: %s", name, "; ".join(error.faults))
         return None

@@ -66,18 +66,18 @@ class _Faults:
 
 
 def _placed(fault: str, names: Sequence[str], n_trials: int) -> str:
-    """The fault and, unless all trials have it, which ones do; details follow on lines below."""
+    """The fault and, unless all trials have it, which ones do."""
     if len(names) in (0, n_trials):
         return fault
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    first, *rest = fault.split("\n")
-    return "\n".join([f"{first} (trial {names[0]}{more})", *rest])
+    which = f"trial {names[0]}{more}"
+    return f"{which}: {fault}" if "\n" in fault else f"{fault} ({which})"
 
 
 def _check_folders(trials: Sequence[Trial], cfg: DictConfig, faults: _Faults) -> None:
     from mlx_ft.runfolder import writable  # MLX may be imported from here on
 
-    folder = Path(str(cfg.hydra.sweep.dir))
+    folder = Path(str(cfg.hydra.sweep.dir)).expanduser()
     advice = "Choose another folder with hydra.sweep.dir=FOLDER"
     if reason := writable(folder, folder):
         faults.add(f"hydra.sweep.dir: cannot write to {folder}: {reason}. {advice}")

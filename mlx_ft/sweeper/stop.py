@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -41,6 +41,9 @@ class Stop(AbstractContextManager["Stop"]):
         if self._number is not None:
             os._exit(128 + number)
         self._number = number
+        # Not through logging: the signal may have come in the middle of a write.
+        with suppress(OSError):
+            os.write(2, b"\nstopping once the sweep's own run is written; again: at once\n")
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal came within `later`."""

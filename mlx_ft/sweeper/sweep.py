@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from mlx_ft.config.schema import Config
 from mlx_ft.sweeper.accept import accept
@@ -56,8 +56,10 @@ def sweep(
     """
     trials = expand(arguments, hydra_context.config_loader)
     first = accept(trials, cfg, hydra_context.config_loader)
+    folder = Path(str(cfg.hydra.sweep.dir)).expanduser()
+    with read_write(cfg.hydra):
+        cfg.hydra.sweep.dir = str(folder)  # Hydra would make a folder named ~
     launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, cfg)
-    folder = Path(str(cfg.hydra.sweep.dir))
     jobs: Sequence[Any] = ()
     exit_code, status = 1, "FAILED"
     with Stop() as stop:

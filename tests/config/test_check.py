@@ -1,9 +1,19 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
+from omegaconf import OmegaConf
 
 from mlx_ft.config import Config
-from mlx_ft.config.check import check
+from mlx_ft.config.compose import resolve
+from mlx_ft.errors import ConfigError
+
+
+def check(config):
+    try:
+        resolve(OmegaConf.create(asdict(config)))
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def changed(**values):
@@ -45,6 +55,21 @@ def test_every_fault_is_reported_at_once():
             {"train__early_stopping_patience": 2, "eval__every": 9, "train__max_steps": 8},
             "train.early_stopping_patience",
         ),
+        (
+            {
+                "train__early_stopping_patience": 2,
+                "data__valid_fraction": 0.0,
+                "data__path": "rows.jsonl",
+            },
+            "train.early_stopping_patience",
+        ),
+        ({"data__path": "rows.jsonl", "data__valid_path": "./rows.jsonl"}, "data.valid_path"),
+        ({"data__path": "a/../rows.jsonl", "data__test_path": "rows.jsonl"}, "data.test_path"),
+        ({"train__max_steps": 10**9 + 1}, "train.max_steps"),
+        ({"train__epochs": 1e7}, "train.epochs"),
+        ({"tracking__uri": "postgresql://me:pw@host/db"}, "tracking.uri"),
+        ({"tracking__uri": "postgresql://me:p/w@host/db"}, "tracking.uri"),
+        ({"tracking__uri": "https://host/?access_token=pw"}, "tracking.uri"),
         ({"model__revision": "main"}, "model.revision"),
         ({"model__revision": "main", "model__path": "./folder/model"}, "model.revision"),
     ],
@@ -60,6 +85,18 @@ def test_rules_between_keys(values, key):
         {"optimizer__warmup_steps": 9, "train__max_steps": 10},
         {"optimizer__warmup_steps": 10},
         {"train__early_stopping_patience": 2},
+        {"train__early_stopping_patience": 2, "data__valid_fraction": 0.0},
+        {"train__early_stopping_patience": 2, "data__valid_fraction": 0.0, "data__path": "/tmp"},
+        {
+            "train__early_stopping_patience": 2,
+            "data__valid_fraction": 0.0,
+            "data__path": "rows.jsonl",
+            "data__valid_path": "valid.jsonl",
+        },
+        {"data__path": "rows.jsonl", "data__valid_path": "other/rows.jsonl"},
+        {"tracking__uri": "http://host:5000"},
+        {"tracking__uri": "http://host:5000/a@b"},
+        {"tracking__uri": "http://me@host"},
         {"model__revision": "main", "model__path": "microsoft/phi-2"},
     ],
 )
@@ -71,3 +108,27 @@ def test_a_rule_is_silent_about_a_key_that_is_faulty_by_itself():
     faults = check(changed(optimizer__warmup_steps="x", train__max_steps=10))
     assert len(faults) == 1
     assert "whole number" in faults[0]
+
+
+PATHS = ["data__path", "data__valid_path", "data__test_path", "data__database", "model__path",
+         "paths__output_dir", "paths__tracking_dir", "paths__cache_dir"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("~nosuchuser/x", "there is no user 'nosuchuser'"),
+        ("x" * 300, "File name too long"),
+        ("a\0b", "this is no path"),
+    ],
+)
+def test_what_cannot_be_a_path(name, path, reason):
+    [fault] = check(changed(**{name: path}))
+    assert fault.startswith(name.replace("__", ".") + ": found")
+    assert reason in fault
+    assert "\n" not in fault
+
+
+def test_a_revision_beside_an_impossible_path_is_no_crash():
+    assert len(check(changed(model__revision="main", model__path="x" * 300 + "/a"))) == 1

@@ -169,27 +169,6 @@ def test_unknown_config_name_and_folder(tmp_path):
         composed(folder=tmp_path / "nope")
 
 
-def test_environment_values_are_used_but_never_in_the_public_form(monkeypatch):
-    monkeypatch.setenv("MLX_FT_SECRET", "hunter2")
-    monkeypatch.setenv("MLX_FT_RANK", "8")
-    monkeypatch.delenv("MLX_FT_CACHE", raising=False)
-    cfg = composed(
-        "tracking.uri='http://me:${oc.env:MLX_FT_SECRET}@host'",
-        "tracking.run_name=${tracking.uri}",
-        "+tracking.tags.key=${oc.env:MLX_FT_SECRET}",
-        "lora.rank=${oc.env:MLX_FT_RANK}",
-    )
-    config, public = resolve(cfg), public_dict(cfg)
-    assert config.tracking.uri == config.tracking.run_name == "http://me:hunter2@host"
-    assert config.lora.rank == 8
-    assert "hunter2" not in str(public)
-    assert public["tracking"]["uri"] == "http://me:${oc.env:MLX_FT_SECRET}@host"
-    assert public["tracking"]["run_name"] == "http://me:${oc.env:MLX_FT_SECRET}@host"
-    assert public["tracking"]["tags"] == {"key": "${oc.env:MLX_FT_SECRET}"}
-    assert public["lora"]["rank"] == "${oc.env:MLX_FT_RANK}"
-    assert resolve(cfg) == config  # oc.env works again
-
-
 @pytest.mark.parametrize("default", ["plain", "~/a b", "it's, odd", "x:y", "null", "1", '"q"'])
 def test_an_environment_default_survives_the_round_trip(default, tmp_path, monkeypatch):
     monkeypatch.delenv("MLX_FT_NOT_SET", raising=False)
@@ -274,3 +253,41 @@ def test_folders_may_come_from_a_file(tmp_path):
     assert (accepted.run_dir, accepted.config.seed) == (Path("r"), 7)
     assert compose(open_hydra(command), command).hydra.sweep.dir == "s"
     assert accept(CommandLine()).run_dir is None
+
+
+STEPS = resolve(composed()).train.max_steps
+
+
+def accept_faults(*overrides, **where):
+    with pytest.raises(ConfigError) as error:
+        accept(CommandLine(overrides, **where))
+    return error.value.faults
+
+
+@pytest.mark.parametrize("override", ["train.epochs=3", "++train.epochs=3", "train={epochs: 3}"])
+def test_epochs_that_the_steps_of_a_file_would_override_are_refused(override):
+    assert accept_faults(override) == (
+        f"train.epochs=3 has no effect while train.max_steps is {STEPS} (from "
+        "data=geography_sql). Add train.max_steps=null",
+    )
+    assert "8 (from experiment=quick)" in accept_faults("experiment=quick", override)[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.epochs=3", "train.max_steps=null"),
+        ("train.epochs=3", "train.max_steps=7"),
+        ("train={epochs: 3, max_steps: null}",),
+        ("train.epochs=3", "data=custom", "data.path=x"),
+        ("experiment=mistral_7b_m4",),
+    ],
+)
+def test_epochs_that_count_are_accepted(overrides):
+    assert accept(CommandLine(overrides))
+
+
+def test_steps_of_a_users_own_file_are_named(tmp_path):
+    write(tmp_path / "config.yaml", yaml.safe_dump(public_dict(composed())))
+    [fault] = accept_faults("train.epochs=3", config_name="config", config_dirs=(tmp_path,))
+    assert f"is {STEPS} (from config.yaml)" in fault

@@ -36,11 +36,9 @@ def faults(*texts, multirun=False, groups=GROUPS):
         "seed=${train.max_steps}",
         "data.path='a, b.jsonl'",
         "hydra.run.dir=out/${now:%Y}",
-        "hydra.sweep.dir=out",
-        "hydra.sweep.subdir=${hydra.job.num}",
         "hydra.verbose=true",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
+        "data.path=$HOME/x",
+        "data.path='~/x'",
     ],
 )
 def test_accepted(text):
@@ -89,6 +87,13 @@ def test_accepted(text):
         ("tracking.tags={a: '${oc.create:x}'}", "refused"),
         ("tracking.uri='${oc.env:A,${oc.decode:x}}'", "refused"),
         ("lora.rank=[8", "cannot be read"),
+        ("data.path=~/x", "'data.path=\"~/x\"', or write data.path=$HOME/x"),
+        ("data.path=~me/x", "'data.path=\"~me/x\"'"),
+        ("hydra.run.dir='~nosuchuser/x'", "there is no user 'nosuchuser'"),
+        ("hydra.sweep.dir=out", "Write hydra.run.dir=FOLDER, or add -m"),
+        ("hydra.sweep.subdir=out", "no effect on a single run"),
+        ("hydra/launcher=joblib", "Write it with -m"),
+        ("hydra.launcher.n_jobs=2", "Write it with -m"),
         ("lora.rank", "Write lora.rank=VALUE"),
         ("=8", "key=value"),
         ("8", "key=value"),
@@ -115,7 +120,8 @@ def test_refused(text, message):
         ("lora.rank=interval(1,3)", "interval"),
         ("optimizer=adam,foo", "'foo'"),
         ("optimizer=glob(zzz*)", "matches nothing"),
-        ("hydra.run.dir=a,b", "cannot be swept"),
+        ("hydra.run.dir=a", "Write hydra.sweep.dir=FOLDER"),
+        ("hydra.sweep.dir=a,b", "cannot be swept"),
         ("seed=1,${oc.decode:x}", "refused"),
     ],
 )
@@ -132,6 +138,10 @@ def test_refused_in_a_sweep(text, message):
         "optimizer=adam,lion",
         "optimizer=glob(ad*)",
         "lora.target_modules=[q_proj],attention",
+        "hydra.sweep.dir=out",
+        "hydra.sweep.subdir=${hydra.job.num}",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
     ],
 )
 def test_accepted_in_a_sweep(text):
