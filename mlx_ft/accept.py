@@ -12,12 +12,14 @@ import mlx.nn as nn
 
 from mlx_ft import evaluation, lora, memory, runtime
 from mlx_ft.config.schema import Config
-from mlx_ft.data import validate
-from mlx_ft.data.formats import Conversation
+from mlx_ft.data import build, sources
+from mlx_ft.data.prepare import Dataset, prepare
+from mlx_ft.data.rows import Conversation
 from mlx_ft.errors import DataError, ModelError
 from mlx_ft.metrics import Metric
 from mlx_ft.models import load as models
 from mlx_ft.models.checkpointing import checkpoint_layers
+from mlx_ft.models.tokenizer import load_tokenizer, needs_download
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Accepted:
     public: dict[str, Any]
     device: str
     loaded: models.Loaded
-    dataset: validate.Dataset
+    dataset: Dataset
     metric: Metric | None
     adapter: lora.Adapter
     vocabulary: int | None  # rows of the model's embedding
@@ -40,38 +42,69 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
     Raises UserError kinds.
     """
     mx.reset_peak_memory()  # an earlier run of this process had its own
-    metric = evaluation.build_judge(config.data)
-    checked = validate.check(config.data, config.seed)
-    if metric is not None:
-        _check_references(metric, checked.test[: config.eval.task_rows])
-    device = runtime.select_device(config.device)
-    resolved = memory.resolve(config, device)
-    located = models.locate(resolved.model, Path(config.paths.cache_dir).expanduser())
+    ready = prepare_inputs(config)
+    resolved, dataset, tokenizer = ready.config, ready.dataset, ready.tokenizer
     profile = resolved.memory_profile
-    runtime.set_limits(profile, device)
+    runtime.set_limits(profile, ready.device)
     loaded = models.load(
-        located,
+        ready.located,
         resolved.model,
         compute_dtype=profile.compute_dtype,
         dequantize=bool(resolved.model.dequantize),
+        tokenizer=tokenizer,
     )
-    dataset = validate.encode_all(checked, loaded.tokenizer, profile.max_seq_length)
     vocabulary = _check_vocabulary(loaded.model, dataset)
     if config.train.early_stopping_patience is not None and not dataset.valid:
         raise DataError(
             "train.early_stopping_patience needs validation rows: set data.valid_fraction above 0 "
-            "or give data.valid_path; nothing was written."
+            "or give data.valid_path."
         )
-    resolved = _resolve_max_tokens(resolved, dataset.test, loaded.tokenizer)
+    judged = dataset.test if ready.metric else ()
+    resolved = _resolve_max_tokens(resolved, judged, tokenizer)
     mx.random.seed(config.seed)  # the adapter's A: a function of the seed alone
     adapter = lora.attach(loaded.model, config.lora)
     if profile.grad_checkpoint:
         checkpoint_layers(loaded.model)
     shown = _record_choices(public, resolved)
-    return Accepted(resolved, shown, device, loaded, dataset, metric, adapter, vocabulary)
+    return Accepted(
+        resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary
+    )
 
 
-def _check_vocabulary(model: nn.Module, dataset: validate.Dataset) -> int | None:
+@dataclass(frozen=True)
+class Inputs:
+    """Model and data of a run, without the model's weights. config: without machine's `auto`."""
+
+    config: Config
+    device: str
+    located: models.Located
+    tokenizer: Any
+    dataset: Dataset
+    metric: Metric | None
+
+
+def prepare_inputs(config: Config) -> Inputs:
+    """Find, check and encode everything but the weights; the cheapest mistakes are told first.
+
+    Raises UserError kinds.
+    """
+    metric = evaluation.build_judge(config.data)
+    found = sources.find(config.data)  # a missing file is told before a model is fetched
+    device = runtime.select_device(config.device)
+    resolved = memory.resolve(config, device)
+    if needs_download(resolved.model):
+        build.look(found, config.data)  # and so is a faulty row
+    cache_dir = Path(config.paths.cache_dir).expanduser()
+    located = models.locate(resolved.model, cache_dir)
+    tokenizer = load_tokenizer(located)
+    length = resolved.memory_profile.max_seq_length
+    dataset = prepare(config.data, tokenizer, length, config.seed, cache_dir)
+    if metric is not None:
+        check_references(metric, dataset.test[: config.eval.task_rows])
+    return Inputs(resolved, device, located, tokenizer, dataset, metric)
+
+
+def _check_vocabulary(model: nn.Module, dataset: Dataset) -> int | None:
     """A token beyond the embedding would be read from beside it: garbage, or a crash."""
     rows = [
         module.weight.shape[0]
@@ -82,35 +115,31 @@ def _check_vocabulary(model: nn.Module, dataset: validate.Dataset) -> int | None
     if not rows:
         return None
     vocabulary = int(max(rows))
-    faults = [
-        f"{example.record.where}: token {int(example.tokens.max())}"
-        for example in (*dataset.train, *dataset.valid)
-        if example.tokens.max() >= vocabulary
-    ]
+    faults = dataset.beyond(vocabulary)
     if faults:
         raise ModelError(
             f"the tokenizer makes tokens that the model does not have: it has {vocabulary}, "
-            f"counted from 0, and {len(faults)} rows go beyond. Model and tokenizer do not belong "
-            "together; nothing was written.",
+            "counted from 0, and rows go beyond. Model and tokenizer do not belong together.",
             faults[:5],
         )
     return vocabulary
 
 
-def _check_references(metric: Metric, rows: Sequence[Conversation]) -> None:
+def check_references(metric: Metric, rows: Sequence[Conversation]) -> None:
     """A reference that its own metric cannot judge is found now, not after the training."""
     faults = []
     for row in rows:
         reference = row.messages[-1].content
         try:
-            metric(reference, reference)
+            if not metric(reference, reference, row.record.fields):
+                faults.append(f"{row.record.where}: its own answer is judged wrong")
         except ValueError as error:
             faults.append(f"{row.record.where}: {error}")
     if faults:
         more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
         raise DataError(
             f"data.metric={metric.name} cannot judge {len(faults)} of {len(rows)} test rows. For "
-            "rows of your own use data=custom, which sets data.metric=none; nothing was written.",
+            "rows of your own use data=custom, which sets data.metric=none.",
             [*faults[:5], *more],
         )
 

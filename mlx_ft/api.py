@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlx_ft.data.formats import Message
+    from mlx_ft.data.rows import Message
     from mlx_ft.evaluation import Answer
     from mlx_ft.saved import SavedRun
     from mlx_ft.session import RunResult
@@ -84,6 +84,7 @@ def load(run: str | Path | SavedRun | Tuned | None = None, *, adapter: bool = Tr
     cache_dir = Path(found.config.paths.cache_dir).expanduser()
     runtime.prepare(found.config.threads, cache_dir)
     from mlx_ft import lora, memory
+    from mlx_ft.data import template
     from mlx_ft.models import load as models
 
     device = runtime.select_device(found.config.device)
@@ -94,6 +95,7 @@ def load(run: str | Path | SavedRun | Tuned | None = None, *, adapter: bool = Tr
         compute_dtype=config.memory_profile.compute_dtype,
         dequantize=bool(config.model.dequantize),
     )
+    template.install(loaded.tokenizer, found.template)
     if adapter:
         lora.load(loaded.model, found.adapter)
     loaded.model.eval()
@@ -119,13 +121,17 @@ def evaluate(run: str | Path | SavedRun | Tuned | None = None, *, base: bool = F
     tuned = load(run, adapter=not base)
     from mlx_ft import evaluation
     from mlx_ft.data import batch as batching
-    from mlx_ft.data import validate
     from mlx_ft.data.arrays import pad_id
+    from mlx_ft.data.prepare import prepare
 
     config = tuned.run.config
     metric = evaluation.build_judge(config.data)
-    dataset = validate.prepare(
-        config.data, tuned.tokenizer, config.memory_profile.max_seq_length, config.seed
+    dataset = prepare(
+        replace(config.data, template=tuned.tokenizer.chat_template),
+        tuned.tokenizer,
+        config.memory_profile.max_seq_length,
+        config.seed,
+        Path(config.paths.cache_dir),
     )
     valid = dataset.valid[: config.eval.max_rows]
     result = None
@@ -211,7 +217,7 @@ def _prompt_faults(prompt: str | Sequence[Mapping[str, str]]) -> list[str]:
 def _messages(
     prompt: str | Sequence[Mapping[str, str]], system: str | None, run: SavedRun
 ) -> list[Message]:
-    from mlx_ft.data.formats import Message
+    from mlx_ft.data.rows import Message
 
     if not isinstance(prompt, str):
         return [Message(turn["role"], turn["content"]) for turn in prompt]

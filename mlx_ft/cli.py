@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -12,27 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_ft import __version__
+from mlx_ft import __version__, cli_data, cli_help
 from mlx_ft.errors import MlxFtError, UserError
 
 if TYPE_CHECKING:
     from mlx_ft.saved import SavedRun
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-SQLITE_HEADER = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html
-DESCRIPTION = "Fine-tune language models with MLX as experiments."
-EPILOG = """\
-examples:
-  mlx-ft train lora.rank=32              train; the same as python train.py lora.rank=32
-  mlx-ft quick org/model my_rows.jsonl   the shortest way to a run on your own model and data
-  mlx-ft generate "How big is Chad?"     ask the newest run's model
-  mlx-ft evaluate --run outputs/runs/X   its figures again, from the saved adapter alone
-  mlx-ft ui                              look at all runs in MLflow
-
-exit codes: 0 done, 1 failed while running, 2 a mistake in what was given (nothing was written),
-130 and 143 interrupted.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,12 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mlx_ft.main import main as train
 
         return train(arguments[1:])
-    args = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] | None = getattr(args, "command", None)
-    if command is None:
-        _parser().print_help()
-        return 2
     try:
+        parser = _parser(arguments)
+        _check_names(parser, arguments)
+        args = parser.parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = args.command
         return command(args)
     except MlxFtError as error:
         print(error, file=sys.stderr)
@@ -64,28 +50,76 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mlx-ft",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        description=cli_help.DESCRIPTION,
+        epilog=cli_help.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mlx-ft {__version__}")
+    parser.set_defaults(command=_helper(parser))
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     commands.add_parser("train", help="train an adapter; key=value arguments, see train --help")
     _add_quick(commands)
     _add_generate(commands)
     _add_evaluate(commands)
+    cli_data.add_commands(commands, given)
     _add_models(commands)
-    doctor = commands.add_parser("doctor", help="what this machine can do")
+    doctor = _add(commands, "doctor", "what this machine can do: device, BLAS, memory, disk")
     doctor.set_defaults(command=_doctor)
-    ui = commands.add_parser("ui", help="show all runs in MLflow")
+    _add_ui(commands)
+    return parser
+
+
+def _helper(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """What is done when a command or action is missing: its help, and exit code 2."""
+
+    def show(_: argparse.Namespace) -> int:
+        parser.print_help()
+        return 2
+
+    return show
+
+
+def _add(commands: Commands, name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A command whose own help says what it does, with examples."""
+    return commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _check_names(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Raise UserError for a command, or an action of one, that does not exist."""
+    for name in arguments:
+        known = _names(parser)
+        if not known or name.startswith("-"):
+            return
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            meant = f" Did you mean {parser.prog} {close[0]}?" if close else ""
+            names = ", ".join(known)
+            raise UserError(f"{parser.prog} {name}: no such command.{meant} There is: {names}")
+        parser = known[name]
+
+
+def _names(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The commands of a parser, or the actions of a command."""
+    kinds = (action.choices for action in parser._actions
+             if isinstance(action, argparse._SubParsersAction))  # fmt: skip
+    return next(kinds, {})
+
+
+def _add_ui(commands: Commands) -> None:
+    ui = _add(commands, "ui", "show all runs in MLflow", cli_help.UI)
     ui.add_argument("--host", default="127.0.0.1")
     ui.add_argument("--port", type=_port, default=5000)
     ui.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. tracking.uri=URI")
     ui.set_defaults(command=_ui)
-    return parser
 
 
 def _port(text: str) -> int:
@@ -95,10 +129,11 @@ def _port(text: str) -> int:
 
 
 def _add_quick(commands: Commands) -> None:
-    quick = commands.add_parser("quick", help="a first short run on your own model and data")
+    text = "a first short run on your own model and data"
+    quick = _add(commands, "quick", text, cli_help.QUICK)
     quick.add_argument("model", help="hub name, folder, .gguf file, or `embedded`")
     quick.add_argument("data", nargs="?", help="JSONL file or folder; default: the built-in rows")
-    quick.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    quick.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
     quick.set_defaults(command=_quick)
 
 
@@ -110,7 +145,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_generate(commands: Commands) -> None:
-    parser = commands.add_parser("generate", help="answer a question with a run's model")
+    text = "answer a question with a run's model"
+    parser = _add(commands, "generate", text, cli_help.GENERATE)
     _add_run(parser)
     parser.add_argument("question", help="`-` reads it from standard input")
     parser.add_argument("--system", help="system message; default: the one of the training rows")
@@ -122,25 +158,22 @@ def _add_generate(commands: Commands) -> None:
 
 
 def _add_evaluate(commands: Commands) -> None:
-    parser = commands.add_parser("evaluate", help="a run's figures from its saved adapter alone")
+    text = "a run's figures again, from its saved adapter alone"
+    parser = _add(commands, "evaluate", text, cli_help.EVALUATE)
     _add_run(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object with answers")
     parser.set_defaults(command=_evaluate)
 
 
 def _add_models(commands: Commands) -> None:
-    parser = commands.add_parser("models", help="what is on disk, and what can be had")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    actions.add_parser("list", help="recipes and downloaded models").set_defaults(
-        command=_models, action="list"
-    )
-    for action, text in (
-        ("show", "one model in detail"),
-        ("download", "fetch a model, with progress; continues where it stopped"),
-        ("remove", "delete a downloaded or converted model"),
-    ):
-        sub = actions.add_parser(action, help=text)
-        sub.add_argument("name", help="a recipe's name, hub name or folder")
+    text = f"what is on disk, and what can be had: {' | '.join(cli_help.MODEL_ACTIONS)}"
+    parser = _add(commands, "models", text, cli_help.MODELS)
+    parser.set_defaults(command=_helper(parser))
+    actions = parser.add_subparsers(metavar="ACTION", title="actions")
+    for action, text in cli_help.MODEL_ACTIONS.items():
+        sub = _add(actions, action, text)
+        if action != "list":
+            sub.add_argument("name", help="a recipe's name, hub name, folder or name in the list")
         sub.set_defaults(command=_models, action=action)
 
 
@@ -224,33 +257,9 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 def _ui(args: argparse.Namespace) -> int:
-    from mlx_ft.config import compose
-    from mlx_ft.tracking import ui_command, ui_environment, ui_page
-    from mlx_ft.tracking.uri import database_file, tracking_uri
+    from mlx_ft import cli_ui
 
-    command = compose.CommandLine(tuple(args.overrides))
-    compose.check(command)
-    config = compose.resolve(compose.compose(compose.open_hydra(command), command))
-    line = ui_command(config, args.host, args.port)
-    _check_database(database_file(tracking_uri(config)))
-    print(f"MLflow: {ui_page(config, args.host, args.port)} (Ctrl-C ends it)", flush=True)
-    os.execvpe(line[0], line, ui_environment())  # noqa: S606  (our own command, no shell)
-
-
-def _check_database(path: Path | None) -> None:
-    """Raise UserError for a file that MLflow's server could not open as its database."""
-    if path is None:
-        return
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(SQLITE_HEADER))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if head not in (b"", SQLITE_HEADER):
-        raise UserError(
-            f"{path} is not an SQLite database. Name MLflow's with paths.tracking_dir=FOLDER or "
-            "tracking.uri=sqlite:///FILE"
-        )
+    return cli_ui.run(args)
 
 
 if __name__ == "__main__":

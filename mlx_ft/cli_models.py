@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from mlx_ft import runtime
+from mlx_ft import runtime, store
 from mlx_ft.config import conf_dir
 from mlx_ft.models import catalog
 from mlx_ft.models.catalog import ModelEntry
@@ -28,24 +25,47 @@ def run(action: str, name: str, cache_dir: Path) -> int:
     return 0
 
 
+HEADER = ("model=", "model.path", "on disk", "parameters", "weights", "licence", "trainable")
+TEXTS = (0, 1, 5, 6)  # columns aligned to the left
+
+
 def _print_list(entries: list[ModelEntry]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model=", no_wrap=True)
-    table.add_column("model.path", no_wrap=True)
-    for name in ("on disk", "parameters", "weights", "licence", "trainable"):
-        left = name in ("licence", "trainable")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for entry in entries:
-        table.add_row(
-            entry.recipe or "",
-            entry.name,
-            _size(entry.size_bytes) if entry.path else "-",
-            _count(entry.parameters),
-            entry.quantization or ("16 or 32 bit" if entry.path else "-"),
-            entry.licence or "-",
-            _trainable(entry),
+    copies = [entry for entry in entries if entry.source == "converted"]
+    rows = [_row(entry) for entry in entries if entry.source != "converted"]
+    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+    for row in (HEADER, *rows):
+        cells = [
+            cell.ljust(width) if index in TEXTS else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    if copies:
+        print(
+            "\nConverted copies of .gguf files, made when a run first used them and made again "
+            "when\nneeded. `mlx-ft models remove NAME` deletes one."
         )
-    Console(width=160).print(table)  # whole names, even where a terminal wraps them
+    for entry in copies:
+        print(f"  {entry.name}  {_size(entry.size_bytes)}  of {_origin(entry)}")
+
+
+def _row(entry: ModelEntry) -> tuple[str, ...]:
+    return (
+        entry.recipe or "",
+        entry.name,
+        _size(entry.size_bytes) if entry.path else "-",
+        _count(entry.parameters),
+        entry.quantization or ("16 or 32 bit" if entry.path else "-"),
+        entry.licence or "-",
+        _trainable(entry),
+    )
+
+
+def _origin(entry: ModelEntry) -> str:
+    """The file that a converted copy was made from."""
+    source = entry.path and (store.manifest(entry.path) or {}).get("source")
+    if not source:
+        return "an unknown file"
+    return str(source) if Path(source).exists() else f"{source}, which is gone"
 
 
 def _print_entry(entry: ModelEntry) -> None:

@@ -1,14 +1,13 @@
-"""What a run shows: a live bar on a terminal, plain lines in a log, a table at the end."""
+"""What a run shows while it runs: a live bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
 import logging
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+import time
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -19,29 +18,40 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-from mlx_ft.evaluation import Answer
 from mlx_ft.memory import Usage
 from mlx_ft.trainer import StepResult
 
 logger = logging.getLogger("mlx_ft.progress")
 
+TICK_SECONDS = 15.0
+CHOSEN = "mlx_ft.memory"  # says which profile the machine gets
+
 
 class ConsoleHandler(logging.Handler):
     """Messages on stderr, above the live bar if there is one.
 
-    The progress lines are for logs; on a terminal the bar says the same.
+    The progress lines are for logs; on a terminal the bar says the same. What was chosen for
+    the machine waits for the next message: it is nothing to read before a mistake is told.
     """
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self.console = console
+        self._waiting: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one message."""
+        """Print one message, after those that waited for it."""
         if record.name == logger.name and self.console.is_terminal:
             return
+        self._waiting.append(record)
+        if record.name == CHOSEN and record.levelno <= logging.INFO:
+            return
+        waiting, self._waiting = self._waiting, []
+        for earlier in waiting:
+            self._print(earlier)
+
+    def _print(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno)
         try:
@@ -59,11 +69,22 @@ class ConsoleHandler(logging.Handler):
 
 
 class Display(AbstractContextManager["Display"]):
-    """Progress of a run: every step to the bar, every `log_every` steps to the log."""
+    """Progress of a run: every step to the bar, every `log_every` steps to the log.
 
-    def __init__(self, console: Console, total_steps: int, log_every: int) -> None:
+    Between two steps, while rows are validated or answered, the log gets a line every
+    `tick_seconds`: answers come in batches, so only a clock says that it goes on.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        total_steps: int,
+        log_every: int,
+        tick_seconds: float = TICK_SECONDS,
+    ) -> None:
         self.total_steps = total_steps
         self.log_every = log_every
+        self.tick_seconds = tick_seconds
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -76,9 +97,14 @@ class Display(AbstractContextManager["Display"]):
         )
         self._task: TaskID | None = None
         self._seconds = 0.0
+        self._between: tuple[str, int, float] | None = None  # what, of how many, since when
+        self._count = 0
+        self._left = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Display:
         self._progress.start()
+        self._ticker.start()
         return self
 
     def __exit__(
@@ -87,22 +113,35 @@ class Display(AbstractContextManager["Display"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._left.set()
+        self._ticker.join()
         self._progress.stop()
+
+    def _tick(self) -> None:
+        while not self._left.wait(self.tick_seconds):
+            if self._between is not None:
+                what, total, since = self._between
+                spent = duration(time.monotonic() - since)
+                logger.info("%s: %d of %d done in %s", what, self._count, total, spent)
 
     def phase(self, description: str, total: int) -> None:
         """Begin something with `total` items."""
+        self._count = 0
+        self._between = (description, total, time.monotonic())
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(description, total=total, figures="")
 
     def advance(self, figures: str = "") -> None:
         """One item is done."""
+        self._count += 1
         if self._task is not None:
             self._progress.update(self._task, advance=1, figures=figures)
 
     def training(self, step: int) -> None:
         """Back to the training bar, at `step`."""
         self.phase("training", self.total_steps)
+        self._between = None  # its steps have lines of their own
         if self._task is not None:
             self._progress.update(self._task, completed=step)
 
@@ -145,66 +184,3 @@ def configure_logging(level: str, console: Console | None = None) -> Console:
     root.setLevel(level.upper())
     root.propagate = False
     return console
-
-
-def show_result(
-    summary: Mapping[str, Any], samples: Sequence[tuple[Answer | None, Answer]], run_dir: str
-) -> None:
-    """The table at the end, sample answers side by side, and what to do next; on stdout."""
-    console = Console(soft_wrap=False)
-    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("", "left"), ("before", "right"), ("after", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_row("validation loss", *_pair(summary, "val_loss", "{:.4f}"))
-    table.add_row("perplexity", *_pair(summary, "perplexity", "{:.3f}"))
-    table.add_row("task accuracy", *_pair(summary, "accuracy", "{:.1%}"))
-    console.print()
-    console.print(table)
-    if samples:
-        console.print(_side_by_side(samples))
-    console.print(
-        f"\n{summary['steps']} steps, {summary['tokens']:,} tokens "
-        f"({summary['tokens_per_second']:,.0f} per second), "
-        f"{summary['wall_seconds']:.0f} s, peak {summary['peak_memory_gb']:.2f} GB, "
-        f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,} parameters",
-        highlight=False,
-    )
-    question = samples[0][1].question if samples else "..."
-    _next_commands(console, run_dir, question)
-
-
-def _pair(summary: Mapping[str, Any], name: str, form: str) -> list[str]:
-    values = [summary.get(f"{name}_before"), summary.get(f"{name}_after")]
-    return ["-" if value is None else form.format(value) for value in values]
-
-
-def _side_by_side(samples: Sequence[tuple[Answer | None, Answer]]) -> Table:
-    table = Table(show_lines=True, header_style="bold")
-    for name in ("question", "expected", "before", "after"):
-        table.add_column(name, overflow="fold", ratio=1)
-    for before, after in samples:
-        cells = [after.question, after.reference, _judged(before), _judged(after)]
-        table.add_row(*(_plain(cell) for cell in cells))
-    return table
-
-
-def _judged(answer: Answer | None) -> str:
-    if answer is None:
-        return "-"
-    return f"{'✓' if answer.correct else '✗'} {answer.prediction[:200]}"
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _next_commands(console: Console, run_dir: str, question: str) -> None:
-    first_line = next(iter(question.splitlines()), "...")
-    for what, command in (
-        ("use it", f"mlx-ft generate --run {shlex.quote(run_dir)} {shlex.quote(first_line)}"),
-        ("look at it", "mlx-ft ui"),
-        ("change it", "python train.py lora.rank=32"),
-    ):
-        console.print(f"{what:<11} {command}", highlight=False, markup=False, soft_wrap=True)

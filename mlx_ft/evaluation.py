@@ -15,10 +15,10 @@ from mlx_ft.config.schema import DataConfig, EvalConfig
 from mlx_ft.data.arrays import to_arrays
 from mlx_ft.data.batch import Batch
 from mlx_ft.data.chat import prompt_tokens
-from mlx_ft.data.formats import Conversation
+from mlx_ft.data.rows import Conversation
 from mlx_ft.datasets import open_database
 from mlx_ft.losses import causal_lm_loss
-from mlx_ft.metrics import Metric, build_metric
+from mlx_ft.metrics import Case, Metric, build_metric, judge_all
 from mlx_ft.models.heads import logits_at
 
 
@@ -86,15 +86,14 @@ def answers(
         max_tokens=config.max_tokens,
         batch_size=config.generation_batch_size,
     )
-    for conversation, prediction in zip(conversations, predictions, strict=True):
-        *before, last = conversation.messages
-        yield Answer(
-            before[-1].content if before else "",
-            last.content,
-            prediction,
-            metric(prediction, last.content),
-            _kind(conversation.record.fields),
-        )
+    cases = (
+        Case(prediction, conversation.messages[-1].content, conversation.record.fields)
+        for conversation, prediction in zip(conversations, predictions, strict=True)
+    )
+    for conversation, (case, correct) in zip(conversations, judge_all(metric, cases), strict=True):
+        before = conversation.messages[:-1]
+        question = before[-1].content if before else ""
+        yield Answer(question, case.reference, case.prediction, correct, _kind(case.fields))
 
 
 def _kind(fields: Mapping[str, Any]) -> str | None:

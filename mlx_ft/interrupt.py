@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType, TracebackType
@@ -12,9 +13,11 @@ from typing import Any
 
 from mlx_ft.errors import Interrupted
 
+TWICE = 1.0  # seconds within which `timeout` and wrappers send one signal both to us and our group
+
 
 class StopSignal(AbstractContextManager["StopSignal"]):
-    """While entered, the first signal is noted, the second ends the process at once.
+    """While entered, the first signal is noted, another one a second later ends the process.
 
     Between two steps `check` raises Interrupted; within `at_once` the signal itself does.
     Outside the main thread, where Python allows no handlers, all this does nothing.
@@ -25,6 +28,7 @@ class StopSignal(AbstractContextManager["StopSignal"]):
     def __init__(self) -> None:
         self.number: int | None = None
         self._at_once = False
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -45,8 +49,10 @@ class StopSignal(AbstractContextManager["StopSignal"]):
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:
-            os._exit(128 + number)
-        self.number = number
+            if time.monotonic() - self._since > TWICE:
+                os._exit(128 + number)
+            return
+        self.number, self._since = number, time.monotonic()
         if self._at_once:
             self.check()
         # Not through logging: the signal may have come in the middle of a write.

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import mlx.core as mx
@@ -205,11 +206,12 @@ def save(
     adapter: Adapter,
     folder: Path,
     about: Mapping[str, Any],
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write `adapters.safetensors` and `adapter_config.json`: `folder` appears whole or not at all.
 
-    about: kept under "mlx_ft" in the settings: base model, run, config; mlx-lm ignores it. An
-    earlier `folder` is replaced.
+    about: kept under "mlx_ft" in the settings: base model, run, config; mlx-lm ignores it. files:
+    texts to lie beside them, by name. An earlier `folder` is replaced.
     """
     settings = {**adapter.settings(), "mlx_ft": dict(about)}
     partial = folder.with_name(f".{folder.name}.partial")
@@ -219,6 +221,8 @@ def save(
         mx.save_safetensors(str(partial / WEIGHTS), dict(weights), metadata={"format": "mlx"})
         text = json.dumps(settings, indent=2) + "\n"
         (partial / SETTINGS).write_text(text, encoding="utf-8")
+        for name, content in files.items():
+            (partial / name).write_text(content, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)

@@ -25,7 +25,7 @@ from mlx_ft.config.compose import (
     explain,
     open_hydra,
 )
-from mlx_ft.errors import ConfigError, MlxFtError
+from mlx_ft.errors import ConfigError, MlxFtError, UserError
 
 INTERRUPTED = 130
 EXIT_CODES = {"FINISHED": 0, "KILLED": INTERRUPTED}
@@ -43,14 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(_parse(arguments))
     except MlxFtError as error:
-        print(error, file=sys.stderr)
+        print(error, *_left(error), sep="\n", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("Interrupted.", *_left(error), sep="\n", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         _report(error)
         return 1
+
+
+def _left(error: BaseException) -> list[str]:
+    """What there is of a run that did not end well: its notes; before it began, nothing."""
+    if notes := getattr(error, "__notes__", []):
+        return [*notes]
+    if isinstance(error, UserError):
+        return ["Nothing was written."]
+    return ["Nothing was trained."] if isinstance(error, KeyboardInterrupt) else []
 
 
 def _parse(argv: list[str]) -> Namespace:
@@ -58,7 +67,7 @@ def _parse(argv: list[str]) -> Namespace:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message}. All options: --help. Nothing was written.")
+        raise ConfigError(f"{message}. All options: --help")
 
     parser.error = refuse
     args: Namespace
@@ -67,7 +76,7 @@ def _parse(argv: list[str]) -> Namespace:
     if args.experimental_rerun is not None:
         raise ConfigError(
             "--experimental-rerun is refused: it unpickles a file, which can run any code. "
-            "Run again with --config-dir RUN_FOLDER --config-name config. Nothing was written."
+            "Run again with --config-dir RUN_FOLDER --config-name config"
         )
     args.parser = parser
     return args
@@ -83,11 +92,11 @@ def _dispatch(args: Namespace) -> int:
     )
     shows = (args.help, args.hydra_help, args.cfg, args.shell_completion, args.info)
     if sum(map(bool, (*shows, args.multirun))) > 1:
-        raise ConfigError("Only one of -m, --cfg, --info, --help at a time. Nothing was written.")
+        raise ConfigError("Only one of -m, --cfg, --info, --help at a time")
     if any(shows):
         return _show(args, command)
     if args.resolve or args.package:
-        raise ConfigError("--resolve and --package go with --cfg. Nothing was written.")
+        raise ConfigError("--resolve and --package go with --cfg")
     return _sweep(command) if args.multirun else _train(command)
 
 
@@ -123,9 +132,9 @@ def _show(args: Namespace, command: CommandLine) -> int:
             hydra.show_info(args.info, name, overrides)
     except SystemExit as stop:  # Hydra knows no such part
         if stop.code:
-            raise ConfigError(f"No {args.package} to show. Nothing was written.") from stop
+            raise ConfigError(f"No {args.package} to show") from stop
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{explain(error)}. Nothing was written.") from error
+        raise ConfigError(explain(error)) from error
     return 0
 
 
@@ -152,9 +161,9 @@ def _sweep(command: CommandLine) -> int:
 
 
 def _report(error: Exception) -> None:
-    """One line that says what failed; the traceback too, unless a note says where it is."""
+    """What failed and what is left; the traceback too, unless a note says where it is."""
     notes = getattr(error, "__notes__", [])
     if not notes:
         traceback.print_exception(error)
-    lines = " ".join([f"{type(error).__name__}: {explain(error)}.", *notes])
-    print(f"The run failed. {lines}", file=sys.stderr)
+    failure = f"The run failed. {type(error).__name__}: {explain(error)}."
+    print(failure, *notes, sep="\n", file=sys.stderr)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
+from mlx_ft.code_tests.run import bad_tests, extract_code, run_tests
 from mlx_ft.errors import ConfigError
+from mlx_ft.words import says, texts_of
 
 SqlValue = str | int | float | bytes | None
 SqlRow = tuple[SqlValue, ...]
@@ -29,29 +34,107 @@ DENIED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer"})
 # One step of the machine is not interrupted, so a single value must stay small.
 LIMITS = {sqlite3.SQLITE_LIMIT_LENGTH: 100_000, sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100}
 
+Fields = Mapping[str, Any]
+NO_FIELDS: Fields = MappingProxyType({})
 _FENCE = re.compile(r"```(?:sql(?:ite)?\b)?(.*?)(?:```)?", re.DOTALL | re.IGNORECASE)
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
 
 
+class Case(NamedTuple):
+    """What a metric judges. fields: the row as it was read, for what is not in the reference."""
+
+    prediction: str
+    reference: str
+    fields: Fields = NO_FIELDS
+
+
 class Metric(Protocol):
-    """Decides whether a prediction counts as right."""
+    """Decides whether a prediction counts as right.
+
+    workers: how many judgements may go on at once, in threads; 1: only in the caller's own.
+    """
 
     name: str
+    workers: int
 
-    def __call__(self, prediction: str, reference: str) -> bool:
-        """Whether the prediction is right, given the reference."""
+    def __call__(self, prediction: str, reference: str, fields: Fields = NO_FIELDS, /) -> bool:
+        """Whether the prediction is right, given the reference and the row's fields.
+
+        Raises ValueError when the reference or the fields cannot be judged by.
+        """
         ...
+
+
+def judge_all(metric: Metric, cases: Iterable[Case]) -> Iterator[tuple[Case, bool]]:
+    """Each case with its verdict, in order; up to `metric.workers` are judged at once."""
+    if metric.workers == 1:
+        yield from ((case, metric(*case)) for case in cases)
+        return
+    with ThreadPoolExecutor(metric.workers) as pool:
+        pending: deque[tuple[Case, Future[bool]]] = deque()
+        for case in cases:
+            pending.append((case, pool.submit(metric, *case)))
+            if len(pending) > metric.workers:
+                first, verdict = pending.popleft()
+                yield first, verdict.result()
+        yield from ((case, verdict.result()) for case, verdict in pending)
 
 
 class ExactMatch:
     """Right when both texts are the same but for whitespace."""
 
     name = "exact_match"
+    workers = 1
 
-    def __call__(self, prediction: str, reference: str) -> bool:
+    def __call__(self, prediction: str, reference: str, _fields: Fields = NO_FIELDS, /) -> bool:
         """Whether both texts consist of the same words."""
         return prediction.split() == reference.split()
+
+
+class ContainsAnswer:
+    """Right when one of the row's accepted answers is in the prediction, as whole words.
+
+    The row's `answer` is a text or a list of texts; its `not`, if there is one, lists what the
+    prediction must not say. Case, accents and punctuation do not count.
+    """
+
+    name = "contains_answer"
+    workers = 1
+
+    def __call__(self, prediction: str, _reference: str, fields: Fields = NO_FIELDS, /) -> bool:
+        """Whether the prediction says an accepted answer, and nothing that it must not."""
+        accepted = texts_of(fields, "answer")
+        if not accepted:
+            raise ValueError("the row has no `answer`: a text, or a list of accepted texts")
+        refused = texts_of(fields, "not")
+        return any(says(prediction, answer) for answer in accepted) and not any(
+            says(prediction, answer) for answer in refused
+        )
+
+
+class PythonTests:
+    """Right when the predicted code passes the row's `tests`: statements that call and assert.
+
+    The code, fenced or not, runs after the row's `setup`, if there is one, in a confined process
+    (`code_tests.run`); the tests run where it cannot reach them.
+    """
+
+    name = "python_tests"
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or os.cpu_count() or 1
+
+    def __call__(self, prediction: str, _reference: str, fields: Fields = NO_FIELDS, /) -> bool:
+        """Whether every test runs through. Raises ValueError when the tests are none."""
+        tests = fields.get("tests")
+        if faults := bad_tests(tests):
+            raise ValueError("; ".join(faults))
+        assert isinstance(tests, list)
+        setup = fields.get("setup", "")
+        if not isinstance(setup, str):
+            raise ValueError(f"the row's `setup` is {setup!r}; expected Python code")
+        return run_tests(f"{setup}\n{extract_code(prediction)}", tests).passed
 
 
 class SqlExecution:
@@ -64,12 +147,13 @@ class SqlExecution:
     """
 
     name = "sql_execution"
+    workers = 1
 
     def __init__(self, connection: sqlite3.Connection, time_limit: float = 1.0) -> None:
         self.connection = connection
         self.time_limit = time_limit
 
-    def __call__(self, prediction: str, reference: str) -> bool:
+    def __call__(self, prediction: str, reference: str, _fields: Fields = NO_FIELDS, /) -> bool:
         """Whether both queries give the same result; False for any query that does not run.
 
         Raises ValueError when it is the reference that does not run.
@@ -194,12 +278,16 @@ def build_metric(name: str, database: Callable[[], sqlite3.Connection] | None = 
 
     Raises ConfigError for an unknown name, or where the database is missing.
     """
-    if name == ExactMatch.name:
-        return ExactMatch()
+    simple: dict[str, Callable[[], Metric]] = {
+        ExactMatch.name: ExactMatch,
+        ContainsAnswer.name: ContainsAnswer,
+        PythonTests.name: PythonTests,
+    }
+    if name in simple:
+        return simple[name]()
     if name != SqlExecution.name:
-        raise ConfigError(
-            f"Unknown metric {name!r}. Use one of: {ExactMatch.name}, {SqlExecution.name}."
-        )
+        known = ", ".join([*simple, SqlExecution.name])
+        raise ConfigError(f"Unknown metric {name!r}. Use one of: {known}.")
     if database is None:
         raise ConfigError(
             f"The metric {name!r} needs a database, and this data set brings none. "

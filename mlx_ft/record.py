@@ -10,9 +10,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from mlx_ft import lora
+from mlx_ft import data_report, lora
 from mlx_ft.accept import Accepted
-from mlx_ft.config.schema import Config
+from mlx_ft.config.schema import Config, DataConfig
 from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.memory import Usage
 from mlx_ft.runfolder import RunFolder
@@ -61,13 +61,14 @@ class Record:
         name = config.tracking.run_name or self.folder.path.name
         self.tracker.start(name, self.public, tags)
         self.tracker.log_dataset(
-            _data_name(config.data.path),
+            _data_name(config.data),
             accepted.dataset.digest,
-            config.data.path,
+            ", ".join(file["path"] for file in accepted.dataset.report["files"])[:500],
             stats,
             "training",
         )
         self.tracker.log_file(self.folder.path / "config.yaml")
+        self._data_report(accepted)
         trainable = lora.count(accepted.loaded.model)
         logger.info(
             "%s on %s: %s trainable parameters in %d layers; %d training rows, %d steps "
@@ -83,6 +84,12 @@ class Record:
             plan.epochs,
             self.folder.path,
         )
+
+    def _data_report(self, accepted: Accepted) -> None:
+        """The report on the data, and the rows that were left out."""
+        folder = self.folder.path / "data"
+        data_report.write(folder, accepted.dataset, None)
+        self.tracker.log_file(folder)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Note figures of one step in both places."""
@@ -138,7 +145,8 @@ class Record:
             "lora": asdict(self.config.lora),
             "run_id": self.tracker.run_id,
         }
-        lora.save(state.adapter(), accepted.adapter, folder or self.folder.adapter, about)
+        template = {"chat_template.jinja": accepted.dataset.template.text}
+        lora.save(state.adapter(), accepted.adapter, folder or self.folder.adapter, about, template)
 
     def checkpoint(self, state: TrainState, accepted: Accepted) -> None:
         """Save the adapter on the way; keep the last `checkpoint.keep_last` of them."""
@@ -208,9 +216,11 @@ def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def _data_name(path: str) -> str:
+def _data_name(config: DataConfig) -> str:
     """`geography_sql` of `builtin:geography_sql`, `rows` of `my/rows.jsonl`."""
-    return Path(path.rpartition(":")[2]).name.removesuffix(".jsonl")
+    if not isinstance(config.path, str):
+        return "mixture"
+    return Path(config.path.rpartition(":")[2]).name.split(".")[0]
 
 
 def sample_rows(before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[str, Any]]:

@@ -32,13 +32,15 @@ def run(
 
     public: the composed configuration without secrets, saved and tracked. run_dir: None makes
     a new folder named by the time. Raises UserError kinds before anything is written; after
-    that the run's status is recorded whatever happens, and then the error is raised.
+    that the run's status is recorded whatever happens, and then the error is raised, with
+    notes that say what the run left behind.
     """
     started = time.time()
     runtime.prepare(config.threads, Path(config.paths.cache_dir).expanduser())
     # MLX may be imported from here on, and only from here on.
     from mlx_ft.accept import accept
     from mlx_ft.console import configure_logging
+    from mlx_ft.outcome import left_behind
     from mlx_ft.runfolder import LogFile, RunFolder
     from mlx_ft.session import Session
 
@@ -66,6 +68,14 @@ def run(
             except Exception:  # the first error is the one to tell
                 logger.exception("the end of the run could not be written")
                 session.record.tracker.end(status, str(error))
+            error.add_note(
+                left_behind(
+                    session.summary(status, None),
+                    folder.path,
+                    session.plan.steps,
+                    best=config.checkpoint.best,
+                )
+            )
             raise
 
 

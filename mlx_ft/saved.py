@@ -18,6 +18,9 @@ from mlx_ft.errors import AdapterError, MlxFtError
 logger = logging.getLogger(__name__)
 
 
+TEMPLATE = "chat_template.jinja"  # in the adapter's folder
+
+
 @dataclass(frozen=True)
 class SavedRun:
     """A run folder with its configuration and adapter."""
@@ -30,6 +33,14 @@ class SavedRun:
     def adapter(self) -> Path:
         """The folder of the final adapter."""
         return self.folder / "adapter"
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that the run was trained with; None where none was saved."""
+        try:
+            return (self.adapter / TEMPLATE).read_text("utf-8")
+        except OSError:
+            return self.config.data.template
 
     @property
     def title(self) -> str:
@@ -96,7 +107,9 @@ def _from_there(config: Config, start: Path) -> Config:
         model = replace(model, path=_joined(start, model.path))
     data = replace(
         data,
-        path=_joined(start, data.path),
+        path=_joined(start, data.path)
+        if isinstance(data.path, str)
+        else [{**entry, "path": _joined(start, entry["path"])} for entry in data.path],
         valid_path=data.valid_path and _joined(start, data.valid_path),
         test_path=data.test_path and _joined(start, data.test_path),
         database=data.database and _joined(start, data.database),
@@ -105,7 +118,7 @@ def _from_there(config: Config, start: Path) -> Config:
 
 
 def _joined(start: Path, given: str) -> str:
-    if given.startswith(("builtin:", "~")):
+    if given.startswith(("builtin:", "hub:", "~")):
         return given
     return str(start / given)  # an absolute path stays as it is
 

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from mlx_ft import evaluation, lora, memory, optim, trainer
 from mlx_ft.accept import Accepted
-from mlx_ft.console import Display, show_result
+from mlx_ft.console import Display
 from mlx_ft.data import batch as batching
 from mlx_ft.data.arrays import pad_id
-from mlx_ft.data.chat import Example
 from mlx_ft.errors import TrainingError
 from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.interrupt import StopSignal
 from mlx_ft.models import load as models
+from mlx_ft.outcome import show_result, shown
 from mlx_ft.record import Record
 from mlx_ft.runfolder import RunFolder
 from mlx_ft.state import TrainState
@@ -61,7 +61,11 @@ class Session:
         profile = self.config.memory_profile
         filling = pad_id(accepted.loaded.tokenizer, accepted.vocabulary)
         self.batches = batching.Batches(
-            accepted.dataset.train, profile.micro_batch_size, self.config.seed, pad_id=filling
+            accepted.dataset.train,
+            profile.micro_batch_size,
+            self.config.seed,
+            pad_id=filling,
+            weights=accepted.dataset.weights,
         )
         self.valid = list(
             batching.sequential(
@@ -216,7 +220,7 @@ class Session:
         count = self.config.eval.samples
         # Spread over the rows: neighbours are often of one kind.
         stride = max(1, len(pairs) // count) if count else 1
-        show_result(summary, pairs[::stride][:count], _short(self.folder.path))
+        show_result(summary, pairs[::stride][:count], shown(self.folder.path), self.config)
 
     def summary(self, status: str, reason: str | None) -> dict[str, Any]:
         """The contract of `summary.json`; see docs/runs.md."""
@@ -246,18 +250,12 @@ class Session:
             "perplexity_after": final.perplexity if final else None,
             "accuracy_before": _accuracy(self.answers_before),
             "accuracy_after": _accuracy(self.answers_after),
-            "system_prompt": _shared_system_prompt(accepted.dataset.train),
+            "system_prompt": accepted.dataset.report["system_prompt"],
             "working_dir": str(Path.cwd()),
             "best_step": progress.best_step or None,
             "skipped_steps": progress.skipped_steps,
             "adapter_path": str(self.folder.adapter) if self.folder.adapter.exists() else None,
         }
-
-
-def _shared_system_prompt(examples: Sequence[Example]) -> str | None:
-    """The system message that every training row begins with: generation needs it too."""
-    prompts = {example.system for example in examples}
-    return prompts.pop() if len(prompts) == 1 else None
 
 
 def _check_base(validation: Validation | None) -> None:
@@ -270,10 +268,3 @@ def _check_base(validation: Validation | None) -> None:
 
 def _accuracy(judged: Sequence[Answer]) -> float | None:
     return evaluation.accuracy(judged) if judged else None
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

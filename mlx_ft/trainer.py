@@ -99,7 +99,7 @@ def train(
             lora.seed_dropout(state.model, (seed << 32) | micro_step)
             sums = accumulate(*sums, *vars(to_arrays(batch)).values())
             mx.eval(sums)
-            tokens += sum(len(batches.examples[row].tokens) for row in batch.rows)
+            tokens += int(batches.lengths[batch.rows].sum())
             target_tokens += int(batch.mask.sum())
         loss, grad_norm, finite = update(*sums)
         del sums  # an adapter's worth of memory

@@ -13,7 +13,7 @@ from mlx_ft import lora, optim, trainer
 from mlx_ft.config.schema import LoraConfig, OptimizerConfig, TrainConfig
 from mlx_ft.data.batch import Batches
 from mlx_ft.data.chat import Example
-from mlx_ft.data.load import Record
+from mlx_ft.data.rows import Record
 from mlx_ft.state import TrainState
 from tests.models import tiny
 

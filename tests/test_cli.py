@@ -29,6 +29,39 @@ def test_help_and_version(capsys):
     for command in ("train", "quick", "generate", "evaluate", "models", "doctor", "ui"):
         assert command in out
     assert cli.main([]) == 2
+    assert capsys.readouterr().out == out
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["quick"], ["A first short run", "mlx-ft quick embedded my_rows.jsonl"]),
+        (["evaluate"], ["A run's figures again", "mlx-ft evaluate --run outputs/runs/X"]),
+        (["generate"], ["Answer a question", 'mlx-ft generate "Which']),
+        (["models"], ["list | show | download | remove", "mlx-ft models download"]),
+        (["models", "remove"], ["Delete a downloaded or converted model."]),
+    ],
+)
+def test_every_command_says_what_it_does_with_examples(argv, parts, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*argv, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert [part for part in parts if part not in out] == []
+
+
+def test_models_alone_names_its_actions(capsys):
+    assert cli.main(["models"]) == 2
+    out = capsys.readouterr().out
+    for action in ("list", "show", "download", "remove"):
+        assert f"\n    {action} " in out
+
+
+def test_a_missing_argument_names_it_alone(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["quick"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith("arguments are required: model\n")
 
 
 def test_generate_streams_the_newest_runs_answer(trained, capsys):
@@ -60,6 +93,9 @@ def test_evaluate_prints_the_runs_figures(trained, capsys):
         (["generate", "--run", "nowhere", "hi"], ["'nowhere'", "run folder"]),
         (["evaluate"], ["no run with an adapter", "mlx-ft train"]),
         (["ui"], ["no runs yet"]),
+        (["nonsense"], ["mlx-ft nonsense: no such command. There is: train, quick, generate"]),
+        (["evalaute"], ["Did you mean mlx-ft evaluate?"]),
+        (["models", "lst"], ["Did you mean mlx-ft models list?"]),
         (["ui", "trackin.uri=x"], ["tracking.uri?"]),
         (["models", "show", "./nowhere"], ["nowhere"]),
         (["models", "show", "~nosuchuser/x"], ["'~nosuchuser/x'", "cannot be looked up"]),
@@ -116,13 +152,6 @@ def test_a_port_that_is_none(port, capsys):
     assert f"{port!r}; expected 1 to 65535" in capsys.readouterr().err
 
 
-def test_ui_on_a_file_that_is_no_database(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli.os, "execvpe", lambda *_: pytest.fail("started a server"))
-    (tmp_path / "notes.db").write_text("these are my notes, not runs")
-    assert cli.main(["ui", f"tracking.uri=sqlite:///{tmp_path}/notes.db"]) == 2
-    assert "notes.db is not an SQLite database" in capsys.readouterr().err
-
-
 def test_a_surprise_ends_with_one_line(monkeypatch, capsys):
     def surprise(_):
         raise ZeroDivisionError("by nothing")
@@ -169,10 +198,24 @@ def test_doctor_prints_what_the_machine_can_do(capsys):
         assert words in out
 
 
-def test_models_list_and_show(capsys):
+def test_models_list_and_show(tmp_path, monkeypatch, capsys):
+    cache = tmp_path / "models"
+    monkeypatch.setenv("MLX_FT_CACHE", str(tmp_path))
+    (tmp_path / "here.gguf").touch()
+    for name, source in (("a-1234", tmp_path / "here.gguf"), ("b-5678", tmp_path / "gone.gguf")):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "mlx_ft_manifest.json").write_text(json.dumps({"source": str(source)}))
+    (cache / "c-9999").mkdir()
     assert cli.main(["models", "list"]) == 0
     out = capsys.readouterr().out
     assert "smollm2_135m" in out
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
+    table, copies = out.split("\n\n")
+    assert "a-1234" not in table
+    assert "Converted copies of .gguf files" in copies
+    assert copies.count(f"of {tmp_path}/here.gguf\n") == 1
+    assert f"  b-5678  0.0 MB  of {tmp_path}/gone.gguf, which is gone\n" in copies
+    assert copies.endswith("  c-9999  0.0 MB  of an unknown file\n")
     assert "mistralai/Mistral-7B-Instruct-v0.3" in out
     assert cli.main(["models", "show", "smollm2_135m"]) == 0
     assert "apache-2.0" in capsys.readouterr().out

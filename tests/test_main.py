@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_ft.errors import DataError, Interrupted
+from mlx_ft.errors import DataError, Interrupted, TrainingError
 from mlx_ft.main import main
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -23,6 +23,11 @@ def train(*argv, cwd, **env):
         text=True,
         timeout=60,
     )
+
+
+def noted(error, note):
+    error.add_note(note)
+    return error
 
 
 def tree(folder):
@@ -78,7 +83,8 @@ def test_a_mistake_gives_one_message_and_writes_nothing(argv, expected, tmp_path
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "othing was written" in err
+    assert err.endswith("\nNothing was written.\n")
+    assert err.count("othing was written") == 1
     for text in expected:
         assert text in err
     assert tree(tmp_path) == []
@@ -122,7 +128,8 @@ def test_cfg_job(tmp_path):
 def test_help_names_the_groups_examples_and_exit_codes(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for part in ("lora.rank=32", "optimizer: adafactor, adam", "Examples", "Exit codes", "docs/"):
+    for part in ("lora.rank=32", "optimizer: adafactor, adam", "Examples", "Exit codes", "docs/",
+                 "the built-in rows set 130"):  # fmt: skip
         assert part in text
     assert "seed: 42" not in text
     assert all(len(line) <= 110 for line in text.splitlines())
@@ -179,11 +186,18 @@ def test_the_run_chooses_its_folder_unless_told(runs):
         ("FINISHED", 0, ""),
         ("FAILED", 1, ""),
         ("KILLED", 130, ""),
-        (DataError("no rows", ["a.jsonl:1: empty"]), 2, "no rows\n  - a.jsonl:1: empty\n"),
+        (
+            DataError("no rows", ["a.jsonl:1: empty"]), 2,
+            "no rows\n  - a.jsonl:1: empty\nNothing was written.\n",
+        ),
+        (TrainingError("diverged"), 1, "diverged\n"),
+        (noted(TrainingError("diverged"), "it is in run/"), 1, "diverged\nit is in run/\n"),
+        (noted(DataError("too late"), "it is in run/"), 2, "too late\nit is in run/\n"),
         (Interrupted("stopped", 15), 143, "stopped\n"),
-        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\nNothing was trained.\n"),
+        (noted(KeyboardInterrupt(), "it is in run/"), 130, "Interrupted.\nit is in run/\n"),
     ],
-)
+)  # fmt: skip
 def test_exit_codes(runs, result, code, text, capsys):
     runs.result = result
     assert main([]) == code
@@ -200,5 +214,5 @@ def test_a_surprise_shows_its_traceback_unless_the_log_has_it(runs, capsys):
     runs.result.add_note("The traceback is in some/train.log.")
     assert main([]) == 1
     assert capsys.readouterr().err == (
-        "The run failed. RuntimeError: boom. The traceback is in some/train.log.\n"
+        "The run failed. RuntimeError: boom.\nThe traceback is in some/train.log.\n"
     )

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from mlx_ft.errors import ConfigError
-from mlx_ft.metrics import ExactMatch, SqlExecution, build_metric, has_order, strip_query
+from mlx_ft.metrics import (
+    Case,
+    ContainsAnswer,
+    ExactMatch,
+    SqlExecution,
+    build_metric,
+    has_order,
+    judge_all,
+    strip_query,
+)
 
 NAMES = "SELECT name FROM item"
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
@@ -204,3 +213,76 @@ def test_build_metric(database: sqlite3.Connection) -> None:
         build_metric("bleu", None)
     with pytest.raises(ConfigError, match="database"):
         build_metric("sql_execution", None)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        ("The capital is Paris.", "Paris"),
+        ("PARIS", "paris"),
+        ("It is N'Djamena!", "N'Djamena"),
+        ("ndjamena", "N’Djamena"),
+        ("Paris is France's capital.", "France"),
+        ("São Tomé and Príncipe", "Sao Tome"),
+        ("Sao Tome", "São Tomé"),
+        ("in Łódź, Poland", "Lodz"),
+        ("Papua New Guinea", "New Guinea"),
+        ("Guinea-Bissau", "Guinea Bissau"),
+        ("1,234,567 people", "1234567"),
+        ("an area of 2.5 km", "2.5"),
+        ("**Rome**\n", "Rome"),
+        ("東京", "東京"),
+    ],
+)
+def test_answers_that_are_said(prediction: str, answer: str) -> None:
+    assert ContainsAnswer()(prediction, "", {"answer": [answer]})
+    assert ContainsAnswer()(prediction, "", {"answer": answer})
+    assert not ContainsAnswer()(prediction, "", {"answer": "Paris", "not": [answer]})
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer"),
+    [
+        ("", "Paris"),
+        ("Parisian", "Paris"),
+        ("Guinea", "New Guinea"),
+        ("New York, Guinea", "New Guinea"),
+        ("25", "2.5"),
+        ("2.5", "5"),
+        ("12345", "1234"),
+        ("1,23", "123"),
+        ("Frances", "France"),
+    ],
+)
+def test_answers_that_are_not_said(prediction: str, answer: str) -> None:
+    assert not ContainsAnswer()(prediction, "", {"answer": [answer]})
+
+
+def test_one_accepted_answer_is_enough_and_none_refused_may_be_said() -> None:
+    metric = build_metric("contains_answer")
+    row = {"answer": ["Pretoria", "Cape Town"], "not": ["Johannesburg"]}
+    assert metric("Cape Town", "", row)
+    assert not metric("Cape Town or Johannesburg", "", row)
+
+
+@pytest.mark.parametrize(
+    "row", [{}, {"answer": []}, {"answer": ["!"]}, {"answer": [1]}, {"answer": "a", "not": [""]}]
+)
+def test_rows_without_an_answer_are_named(row: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="the row"):
+        ContainsAnswer()("a", "a", row)
+
+
+def test_one_worker_judges_one_by_one(metric: SqlExecution) -> None:
+    """The connection is the caller's thread's, so nothing may go on elsewhere or ahead."""
+    seen: list[str] = []
+
+    def cases() -> Iterator[Case]:
+        for query in (NAMES, "SELECT 1", NAMES):
+            seen.append(query)
+            yield Case(query, NAMES)
+
+    judged = judge_all(metric, cases())
+    assert next(judged) == (Case(NAMES, NAMES), True)
+    assert len(seen) == 1
+    assert [right for _, right in judged] == [False, True]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,8 @@ def test_a_run_leaves_everything_behind(place, capsys):
     out, err = capsys.readouterr()
     assert "validation loss" in out
     assert "mlx-ft generate --run run" in out
+    assert "mlx-ft ui" not in out  # tracking=none: there is nothing to look at
+    assert re.search(r"^6 steps, .* of [\d,]+ parameters$", out, re.MULTILINE)  # one line
     assert "Traceback" not in err
     assert "step 6/6" in (run / "train.log").read_text()
 
@@ -135,6 +138,8 @@ def test_a_mistake_writes_nothing(place, overrides, expected, capsys):
     out, err = capsys.readouterr()
     for words in expected:
         assert words in err
+    assert err.endswith("\nNothing was written.\n")
+    assert "memory_profile=" not in err.splitlines()[0]
     assert "Traceback" not in out + err
     assert len(err.splitlines()) < 24
     assert sorted(place.rglob("*")) == before
@@ -155,10 +160,11 @@ def test_a_hub_model_while_offline_says_the_ways_out(place):
     assert sorted(place.rglob("*")) == before
 
 
-def test_a_tracked_run_is_finished_in_mlflow(place):
+def test_a_tracked_run_is_finished_in_mlflow(place, capsys):
     import sqlite3
 
     assert main(job("tracking=mlflow")) == 0
+    assert "look at it  mlx-ft ui\n" in capsys.readouterr().out
     found = summary(place / "run")
     with sqlite3.connect(place / "mlruns" / "mlflow.db") as database:
         status = database.execute("SELECT run_uuid, status FROM runs").fetchall()

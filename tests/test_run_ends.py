@@ -37,10 +37,17 @@ def test_a_signal_ends_the_run_with_its_adapter_saved(place, number, code, capsy
     assert found["status"] == "KILLED"
     assert 0 < found["steps"] < 100000
     assert (place / "run" / "adapter" / "adapters.safetensors").is_file()
-    assert "Traceback" not in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    steps = found["steps"]
+    assert err.splitlines()[-3:] == [
+        f"stopped by {number.name}",
+        f"{steps} of 100000 steps were done. The adapter of step {steps} is saved in run/adapter",
+        "use it      mlx-ft generate --run run 'your question'",
+    ]
 
 
-def test_a_signal_during_an_evaluation_ends_it_there(place, monkeypatch):
+def test_a_signal_during_an_evaluation_ends_it_there(place, monkeypatch, capsys):
     from mlx_ft import evaluation
 
     def interrupted(*_: object) -> None:
@@ -53,6 +60,9 @@ def test_a_signal_during_an_evaluation_ends_it_there(place, monkeypatch):
     assert time.monotonic() - started < 50
     found = summary(place / "run")
     assert (found["status"], found["steps"], found["adapter_path"]) == ("KILLED", 0, None)
+    assert capsys.readouterr().err.endswith(
+        "stopped by SIGINT\nNothing was trained: no step was done. Run folder: run\n"
+    )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -129,7 +139,9 @@ def test_a_disk_that_fills_up_leaves_no_half_adapter(place, monkeypatch, capsys)
 
     monkeypatch.setattr(mx, "save_safetensors", full)
     assert main(job()) == 1
-    assert "No space left on device" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "No space left on device" in err
+    assert "6 of 6 steps were done; no adapter could be saved. Run folder: run" in err
     assert not (place / "run" / "adapter").exists()
     assert [p.name for p in (place / "run").iterdir() if "partial" in p.name] == []
 
@@ -157,13 +169,12 @@ def test_a_tokenizer_that_goes_beyond_the_embedding_is_refused(place, capsys):
 
 def test_odd_fields_of_rows_do_not_matter(place):
     rows = [
-        {"prompt": f"say {i}", "completion": "ab", "messages": "zz", "kind": "\ud800"}
-        for i in range(20)
+        {"prompt": f"say {i}", "completion": "ab", "messages": "zz", "kind": [i]} for i in range(20)
     ]
     (place / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(job("data.path=odd.jsonl", "data.format=prompt_completion")) == 0
     samples = (place / "run" / "samples.jsonl").read_text()
-    assert json.loads(samples.splitlines()[0])["kind"] == "\ud800"
+    assert json.loads(samples.splitlines()[0])["kind"] is None
 
 
 def test_the_log_has_what_was_said_before_the_folder(place):

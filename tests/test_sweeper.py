@@ -12,6 +12,7 @@ from contextlib import closing
 
 import pytest
 
+from mlx_ft import accept
 from mlx_ft.errors import ConfigError, Interrupted
 from mlx_ft.main import main
 from mlx_ft.models import load as models
@@ -69,7 +70,7 @@ def world(monkeypatch, tmp_path):
     class Parent:
         run_id = "parent-1"
 
-        def finish(self, status, rows, best=None):
+        def finish(self, status, rows, best):
             seen.finished.append((status, rows))
             seen.best = best
 
@@ -89,6 +90,8 @@ def world(monkeypatch, tmp_path):
         module.__dict__.update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(models, "locate", locate)
+    monkeypatch.setattr(accept, "load_tokenizer", lambda _: None)
+    monkeypatch.setattr(accept, "prepare", lambda *_: types.SimpleNamespace(test=[]))
     monkeypatch.chdir(tmp_path)
     return seen
 
@@ -215,8 +218,8 @@ SWEEP = """
 import sys, time, types
 from mlx_ft import runtime
 runtime.prepare()
-from mlx_ft.models import load
-load.locate = lambda *_: None
+from mlx_ft import accept
+accept.prepare_inputs = lambda _: None
 fake = types.ModuleType("mlx_ft.run")
 fake.run = lambda *_, **__: time.sleep(60)  # such as loading a model
 sys.modules["mlx_ft.run"] = fake
@@ -247,8 +250,8 @@ def test_sigterm_between_two_trials_leaves_no_running_parent_in_mlflow(tmp_path)
     [
         (
             ["data=custom", "data.path=a.jsonl,b.jsonl"],
-            ["2 faults in the sweep; nothing was written", "no file 'a.jsonl'",
-             "trial path=a.jsonl: ", "no file 'b.jsonl'", "trial path=b.jsonl: "],
+            ["2 faults in the sweep:", "Nothing was written.", "no file or folder 'a.jsonl'",
+             "trial path=a.jsonl: ", "no file or folder 'b.jsonl'", "trial path=b.jsonl: "],
         ),
         (["model.path=nope,embedded"], ["1 fault", "found 'nope'", "trial path=nope: "]),
         (["data.database=no.db", "seed=1,2"], ["1 fault", "no.db does not exist"]),
@@ -295,7 +298,7 @@ def test_the_best_of_the_table_is_the_best_of_the_parent(world, capsys):
     assert "*  rank=16" in capsys.readouterr().out
     world.outcomes = {8: RuntimeError("boom"), 13: RuntimeError("boom")}
     assert main(["-m", "lora.rank=8,13", "hydra.sweep.dir=other"]) == 1
-    assert world.best == {}  # None would let the parent choose
+    assert world.best is None
 
 
 def test_without_a_tracker_the_trials_have_no_parent(world, monkeypatch):

@@ -464,7 +464,7 @@ def test_sweep_parent_and_children(
         child.end("FINISHED")
         tags = pairs(database, "tags", child.run_id)
         assert tags["mlflow.parentRunId"] == parent.run_id
-    parent.finish("FINISHED", rows)
+    parent.finish("FINISHED", rows, best=rows[1])
     assert status_of(database, parent.run_id) == ("ranks", "FINISHED")
     assert metrics_of(database, parent.run_id) == [
         ("best/objective", 0, 0.25, 0),

@@ -12,7 +12,8 @@ from mlx_ft.config.schema import Config
 
 Fault = tuple[tuple[str, ...], str]  # the keys that it is about, and its sentence
 BUILTIN = "builtin:"
-PATHS = ("data.path", "data.valid_path", "data.test_path", "data.database", "model.path",
+HUB = "hub:"
+PATHS = ("data.valid_path", "data.test_path", "data.database", "model.path",
          "paths.output_dir", "paths.tracking_dir", "paths.cache_dir")  # fmt: skip
 
 
@@ -69,17 +70,23 @@ def _hub_name(path: str) -> bool:
     return not local and "/" in path and not there
 
 
+def data_paths(config: Config) -> list[str]:
+    """Every entry of `data.path`, without weights."""
+    path = config.data.path
+    return [path] if isinstance(path, str) else [entry["path"] for entry in path]
+
+
 def _path_rules(config: Config) -> Iterator[Fault]:
-    for name in PATHS:
-        path = get(config, name)
-        if path is not None and not path.startswith(BUILTIN) and (fault := path_fault(path)):
+    given = [("data.path", path) for path in data_paths(config)]
+    for name, path in [*given, *((name, get(config, name)) for name in PATHS)]:
+        if path is not None and not path.startswith((BUILTIN, HUB)) and (fault := path_fault(path)):
             yield (name,), f"{name}: {fault}"
 
 
 def _same_file(first: str, second: str) -> bool:
     if first == second:
         return True
-    if any(path.startswith(BUILTIN) or path_fault(path) for path in (first, second)):
+    if any(path.startswith((BUILTIN, HUB)) or path_fault(path) for path in (first, second)):
         return False
     return Path(first).expanduser().resolve() == Path(second).expanduser().resolve()
 
@@ -97,7 +104,7 @@ def _data_rules(config: Config) -> Iterator[Fault]:
             "database. Give an SQLite file or builtin:geography_sql",
         )
     for name, path in (("data.valid_path", data.valid_path), ("data.test_path", data.test_path)):
-        if path is not None and _same_file(path, data.path):
+        if path is not None and any(_same_file(path, one) for one in data_paths(config)):
             yield (
                 (name, "data.path"),
                 f"{name}: found {path!r}, which is data.path; the training rows cannot judge "
@@ -105,7 +112,9 @@ def _data_rules(config: Config) -> Iterator[Fault]:
             )
     patience = config.train.early_stopping_patience
     no_split = data.valid_fraction == 0 and data.valid_path is None
-    brings_rows = data.path.startswith(BUILTIN) or _is_folder(data.path)
+    brings_rows = any(
+        path.startswith((BUILTIN, HUB)) or _is_folder(path) for path in data_paths(config)
+    )
     if patience is not None and no_split and not brings_rows:
         yield (
             ("train.early_stopping_patience", "data.valid_fraction", "data.path"),

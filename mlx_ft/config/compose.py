@@ -115,7 +115,7 @@ def check(command: CommandLine) -> None:
     """Raise one ConfigError with every fault that the arguments have by themselves."""
     for folder in command.config_dirs:
         if not folder.is_dir():
-            raise ConfigError(f"There is no folder {folder} (--config-dir). Nothing was written.")
+            raise ConfigError(f"There is no folder {folder} (--config-dir)")
     groups = command.groups
     faults = check_overrides(command.overrides, groups, multirun=command.multirun)
     if groups.find(command.config_name) is None:
@@ -128,7 +128,7 @@ def check(command: CommandLine) -> None:
 def refusal(where: str, faults: Sequence[str]) -> ConfigError:
     """The error that lists these faults."""
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return ConfigError(f"{count} in {where}; nothing was written.", faults)
+    return ConfigError(f"{count} in {where}:", faults)
 
 
 def open_hydra(command: CommandLine) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlx_ft.config.groups import Groups
 from mlx_ft.config.keys import Key, keys, sections
 
 PAGE = Path("docs") / "configuration.md"
+MISSING = "???"  # OmegaConf's mark of a value that has to be given
 
 INTRO = """\
 # Configuration
@@ -34,6 +36,10 @@ python train.py --cfg job lora=rslora                       # show the result, r
 
 Everything is checked before anything is written: unknown keys, types, ranges, and rules between
 keys. All faults come in one message, with exit code 2.
+
+A choice of `data` can bring values of other groups that suit it. So `train.max_steps=null`, which
+leaves the length to `train.epochs`, holds for your own rows; for the built-in ones the column
+"Default" names what they set instead.
 
 **Your own files.** Put YAML files into a folder of yours and name it. A file of your own starts
 from the defaults by `defaults: [main, _self_]`; files in subfolders such as `model/` become
@@ -68,26 +74,65 @@ def document() -> str:
     """The text of docs/configuration.md."""
     command = CommandLine()
     cfg = compose(open_hydra(command), command)
-    defaults, chosen = public_dict(cfg), dict(cfg.hydra.runtime.choices)
+    chosen = {str(group): str(option) for group, option in cfg.hydra.runtime.choices.items()}
     groups = Groups((conf_dir(),))
+    defaults = _Defaults(public_dict(cfg), _set_by_recipes(chosen, groups))
     parts = [INTRO, "## Top level", _table("", defaults)]
     for section, cls in sections().items():
         parts += [f"## `{section}`", (cls.__doc__ or "").strip(), _table(section, defaults)]
         if len(groups.options(section)) > 1:
-            parts.append("\n".join(_choices(section, str(chosen[section]), groups)))
+            parts.append("\n".join(_choices(section, chosen[section], groups)))
     parts += ["## `experiment`", "Recipes: `experiment=NAME`.", "\n".join(_experiments(groups))]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _table(section: str, defaults: Mapping[str, Any]) -> str:
+@dataclass(frozen=True)
+class _Defaults:
+    """What each key is without any argument.
+
+    recipes: the keys that the recipe of another group sets, such as `data=geography_sql`, with
+    their value without it and its name.
+    """
+
+    values: Mapping[str, Any]
+    recipes: Mapping[str, tuple[Any, str]]
+
+    def cell(self, name: str) -> str:
+        """The cell of the table."""
+        section, _, leaf = name.rpartition(".")
+        value = f"`{_inline((self.values[section] if section else self.values)[leaf])}`"
+        if name not in self.recipes:
+            return value
+        without, recipe = self.recipes[name]
+        base = "none" if without == MISSING else f"`{_inline(without)}`"
+        return f"{base}; {value} with `{recipe}`"
+
+
+def _set_by_recipes(chosen: Mapping[str, str], groups: Groups) -> dict[str, tuple[Any, str]]:
+    """As in _Defaults: what the chosen files set of other sections, or above their own base."""
+    found = {}
+    for group in sections():
+        for key in _load(groups, group, chosen[group])[1]:
+            section, _, leaf = (key if "." in key else f"{group}.{key}").partition(".")
+            base = _base(groups, section, chosen[section])
+            if (section, base) != (group, chosen[group]):
+                without = _load(groups, section, base)[1][leaf]
+                found[f"{section}.{leaf}"] = without, f"{group}={chosen[group]}"
+    return found
+
+
+def _base(groups: Groups, group: str, chosen: str) -> str:
+    """The file that a group's others are compared with: `default`, or else the chosen one."""
+    return "default" if groups.find(f"{group}/default") else chosen
+
+
+def _table(section: str, defaults: _Defaults) -> str:
     """One section's keys: name, type, default, range or choices, meaning."""
-    prefix = f"{section}." if section else ""
-    values = defaults[section] if section else defaults
     rows = ["| Key | Type | Default | Range | Meaning |", "|---|---|---|---|---|"]
     for name, key in keys().items():
         if name.rpartition(".")[0] == section:
-            default = _inline(values[name.removeprefix(prefix)])
-            cells = [f"`{name}`", _type(key), f"`{default}`", _range(key), key.metadata["meaning"]]
+            about = key.metadata["meaning"]
+            cells = [f"`{name}`", _type(key), defaults.cell(name), _range(key), about]
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 
@@ -109,10 +154,13 @@ def _inline(value: Any) -> str:
 
 
 def _choices(group: str, default: str, groups: Groups) -> Iterator[str]:
-    """A group's files: what each is for, and what it sets otherwise than the default one."""
+    """A group's files: what each is for, and what it sets otherwise than their base."""
     yield f"Choices (`{group}=NAME`):\n"
-    base = _load(groups, group, default)[1]
+    own_base = _base(groups, group, default)
+    base = _load(groups, group, own_base)[1]
     for option in groups.options(group):
+        if option == own_base != default:
+            continue  # what the others start from, nothing to choose
         comment, values = _load(groups, group, option)
         changed = {k: v for k, v in values.items() if v != base.get(k) and k != "name"}
         sets = ", ".join(f"`{key}: {_inline(value)}`" for key, value in changed.items())
@@ -138,9 +186,12 @@ def _load(groups: Groups, group: str, option: str) -> tuple[str, dict[str, Any]]
     comments = [line[2:] for line in text.splitlines() if line.startswith("# ")]
     values = yaml.safe_load(text)
     if group != "experiment" and "# @package _global_" in text:  # it sets other sections' keys too
+        values.pop("defaults", None)
         own = values.pop(group)
         others = {f"{s}.{key}": v for s, inner in values.items() for key, v in inner.items()}
         values = own | others
+    elif group != "experiment":
+        values.pop("defaults", None)
     return next(line for line in comments if not line.startswith("@")), values
 
 

@@ -22,6 +22,7 @@ QUANTIZATION: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "nvfp4": ((4,), (16,)),
     "mxfp8": ((8,), (32,)),
 }
+MAX_WEIGHT = 1000  # of a data source
 QUANTIZE_KEYS = ("bits", "group_size", "mode")
 
 
@@ -70,6 +71,8 @@ _KIND_TEXT = {
     "mapping": "a mapping {bits: 4, group_size: 64, mode: affine}",
     "tags": "a mapping of texts",
     "null": "null",
+    "sources": "a list of texts or {path: X, weight: W}",
+    "share": "a share such as 5%",
 }
 
 
@@ -190,6 +193,31 @@ def _null(value: Any) -> Any:
     return None if value is None else _NO
 
 
+def _sources(value: Any) -> Any:
+    """Where rows come from, completed: [a, {path: b, weight: 2}], each with a weight."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return _NO
+    found = []
+    for entry in value:
+        source = entry if isinstance(entry, Mapping) else {"path": entry}
+        path, weight = source.get("path"), _float(source.get("weight", 1))
+        if set(source) - {"path", "weight"} or not isinstance(path, str) or not path.strip():
+            raise ValueError(f"found {entry!r}; expected a text or {{path: X, weight: W}}")
+        if weight is _NO or not 0 < weight <= MAX_WEIGHT:
+            raise ValueError(
+                f"found weight {source['weight']!r}; expected a number above 0, at most "
+                f"{MAX_WEIGHT}: how often a row of {path!r} is shown in an epoch"
+            )
+        found.append({"path": path, "weight": weight})
+    return found
+
+
+def _share(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"\d{1,3}(\.\d+)?\s*%", value.strip()):
+        return _NO
+    return value.strip() if float(value.strip().rstrip("% ")) <= 100 else _NO
+
+
 def _mapping(value: Any) -> Any:
     """A quantization, completed: {bits: 8} -> {bits: 8, group_size: 64, mode: affine}."""
     if not isinstance(value, Mapping):
@@ -218,6 +246,8 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "mapping": _mapping,
     "tags": _tags,
     "null": _null,
+    "sources": _sources,
+    "share": _share,
 }
 
 

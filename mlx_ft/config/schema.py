@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_ft.config.option import option
+from mlx_ft.config.schema_data import DataConfig
 
 
 @dataclass
@@ -104,42 +105,6 @@ class OptimizerConfig:
     )
     max_grad_norm: float | None = option(
         1.0, "Clip the gradient's global L2 norm to this; `null` never clips.", above=0
-    )
-
-
-@dataclass
-class DataConfig:
-    """The data, and how its answers are judged."""
-
-    path: str = option(
-        "builtin:geography_sql",
-        "A JSONL file, a folder with `train.jsonl` (and `valid.jsonl`, `test.jsonl`), or "
-        "`builtin:NAME`.",
-    )
-    valid_path: str | None = option(
-        None, "Validation rows; `null`: the folder's, or else a split of the training rows."
-    )
-    test_path: str | None = option(
-        None, "Rows for the task metric; `null`: the folder's, or else the validation rows."
-    )
-    format: str = option(
-        "auto",
-        "Shape of a row; `auto` decides row by row.",
-        choices=("auto", "messages", "prompt_completion", "text"),
-    )
-    valid_fraction: float = option(
-        0.1,
-        "Share of the training rows set aside when there is no validation file.",
-        minimum=0,
-        below=1,
-    )
-    metric: str = option(
-        "none",
-        "Judge of generated answers: `exact_match`, `sql_execution`, or `none`.",
-        choices=("none", "exact_match", "sql_execution"),
-    )
-    database: str | None = option(
-        None, "`sql_execution` only: `builtin:NAME` or an SQLite file to run the answers on."
     )
 
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from mlx_ft.data.chat import Example
+
+class Row(Protocol):
+    """An example. tokens: (T,) int32; targets: (T,) bool, the tokens to be predicted."""
+
+    @property
+    def tokens(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def targets(self) -> np.ndarray: ...  # noqa: D102
+
+
+class Rows(Protocol):
+    """Examples, wherever they lie."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Row: ...
 
 
 @dataclass(frozen=True)
@@ -30,16 +45,18 @@ class Batches:
 
     pad_id: fills rows up to a multiple of `pad_multiple`, which keeps the shapes few. window: how
     many batches at most are sorted by length together; small data gets smaller windows, so that
-    its batches differ between epochs too.
+    its batches differ between epochs too. weights: (N,) how often an epoch shows each row: 2 is
+    twice, and of rows with weight 0.5 every epoch has a half, two epochs in a row have all.
     """
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        examples: Rows,
         batch_size: int,
         seed: int,
         *,
         shuffle: bool = True,
+        weights: np.ndarray | None = None,
         pad_id: int,
         pad_multiple: int = 8,
         window: int = 64,
@@ -50,13 +67,16 @@ class Batches:
         self.shuffle = shuffle
         self.pad_id = pad_id
         self.pad_multiple = pad_multiple
+        self._groups = _groups(weights, len(examples))
+        self.rows = sum(count for _, count in self._groups)
         self.window = max(1, min(window, len(self) // 2))
-        self._padded = np.array([_padded(example, pad_multiple) for example in examples])
+        self.lengths = lengths(examples)
+        self._padded = _padded(self.lengths, pad_multiple)
         self._order: tuple[int, list[np.ndarray]] = (-1, [])  # of the epoch asked for last
 
     def __len__(self) -> int:
         """Batches in an epoch, a smaller one for the remainder included."""
-        return -(-len(self.examples) // self.batch_size)
+        return -(-self.rows // self.batch_size)
 
     def at(self, epoch: int, index: int) -> Batch:
         """Batch `index` of an epoch, both from 0. Raises IndexError beyond the epoch's end."""
@@ -66,43 +86,84 @@ class Batches:
             self._order = (epoch, self._compose(epoch))
         return collate(self.examples, self._order[1][index], self.pad_id, self.pad_multiple)
 
-    def target_tokens(self) -> int:
-        """Targets in an epoch."""
-        return sum(int(example.targets.sum()) for example in self.examples)
+    def padding(self) -> float:
+        """Share of the first epoch's cells that hold padding."""
+        batches = self._compose(0)
+        cells = sum(len(rows) * int(self._padded[rows].max()) for rows in batches)
+        return 1 - sum(int((self.lengths[rows] - 1).sum()) for rows in batches) / cells
 
     def _compose(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch."""
         if not self.shuffle:
-            return _cut(np.arange(len(self.examples)), self.batch_size)
+            return _cut(self._epoch_rows(epoch), self.batch_size)
         # Raw Philox output, unlike Generator's methods, is the same in every version of NumPy.
         random = np.random.Philox(np.random.SeedSequence([self.seed, epoch]))
-        rows = _shuffled(np.arange(len(self.examples)), random)
+        rows = _shuffled(self._epoch_rows(epoch), random)
         windows = _cut(rows, self.window * self.batch_size)
         # Rows of one padded length stay in random order: sorting them would save nothing.
         by_length = [w[np.argsort(self._padded[w], kind="stable")] for w in windows]
         batches = list(itertools.chain(*(_cut(w, self.batch_size) for w in by_length)))
         return [batches[i] for i in _shuffled(np.arange(len(batches)), random)]
 
+    def _epoch_rows(self, epoch: int) -> np.ndarray:
+        """Every row as often as its weight says, in no order that matters."""
+        return np.concatenate(
+            [
+                self._part(group, rows, count, epoch)
+                for group, (rows, count) in enumerate(self._groups)
+            ]
+        )
+
+    def _part(self, group: int, rows: np.ndarray, count: int, epoch: int) -> np.ndarray:
+        """`count` rows: those at epoch * count and after of an endless row of permutations."""
+        if count == len(rows):
+            return rows
+        first, last = epoch * count // len(rows), ((epoch + 1) * count - 1) // len(rows)
+        passes = [
+            _shuffled(rows, np.random.Philox(np.random.SeedSequence([self.seed, group, turn])))
+            for turn in range(first, last + 1)
+        ]
+        begin = epoch * count - first * len(rows)
+        return np.concatenate(passes)[begin : begin + count]
+
+
+def lengths(examples: Rows) -> np.ndarray:
+    """(N,) tokens of each example."""
+    known = getattr(examples, "lengths", None)
+    if known is not None:
+        return np.asarray(known)
+    return np.array([len(examples[i].tokens) for i in range(len(examples))], dtype=np.int64)
+
+
+def _groups(weights: np.ndarray | None, rows: int) -> list[tuple[np.ndarray, int]]:
+    """The rows of each weight, and how many of them an epoch shows."""
+    if weights is None or not rows:
+        return [(np.arange(rows), rows)]
+    return [
+        (chosen, max(1, round(float(weight) * len(chosen))))
+        for weight in np.unique(weights)
+        for chosen in [np.flatnonzero(weights == weight)]
+    ]
+
 
 def sequential(
-    examples: Sequence[Example], batch_size: int, pad_id: int, pad_multiple: int = 8
+    examples: Rows, batch_size: int, pad_id: int, pad_multiple: int = 8
 ) -> Iterator[Batch]:
     """Every row once, the shortest first: for validation."""
-    order = np.argsort([len(example.tokens) for example in examples], kind="stable")
+    order = np.argsort(lengths(examples), kind="stable")
     for rows in _cut(order, batch_size):
         yield collate(examples, rows, pad_id, pad_multiple)
 
 
-def collate(
-    examples: Sequence[Example], rows: np.ndarray, pad_id: int, pad_multiple: int = 8
-) -> Batch:
+def collate(examples: Rows, rows: np.ndarray, pad_id: int, pad_multiple: int = 8) -> Batch:
     """One batch of the given rows. Padding is never a target."""
-    shape = len(rows), max(_padded(examples[row], pad_multiple) for row in rows)
+    chosen = [examples[int(row)] for row in rows]
+    longest = np.array([max(len(example.tokens) for example in chosen)])
+    shape = len(rows), int(_padded(longest, pad_multiple)[0])
     inputs = np.full(shape, pad_id, dtype=np.int32)
     targets = np.full(shape, pad_id, dtype=np.int32)
     mask = np.zeros(shape, dtype=bool)
-    for b, row in enumerate(rows):
-        example = examples[row]
+    for b, example in enumerate(chosen):
         length = len(example.tokens) - 1
         inputs[b, :length] = example.tokens[:-1]
         targets[b, :length] = example.tokens[1:]
@@ -110,9 +171,9 @@ def collate(
     return Batch(inputs, targets, mask, np.asarray(rows, dtype=np.int64))
 
 
-def _padded(example: Example, multiple: int) -> int:
-    """Columns that an example needs: its inputs, rounded up."""
-    return -(-(len(example.tokens) - 1) // multiple) * multiple
+def _padded(lengths: np.ndarray, multiple: int) -> np.ndarray:
+    """Columns that examples of so many tokens need: their inputs, rounded up."""
+    return -(-(lengths - 1) // multiple) * multiple
 
 
 def _shuffled(rows: np.ndarray, random: np.random.Philox) -> np.ndarray:

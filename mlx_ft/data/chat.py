@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Sequence
+import bisect
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
 
-from mlx_ft.data.formats import Conversation, Message
-from mlx_ft.data.load import Record
+from mlx_ft.data import mask, overlong
+from mlx_ft.data.mask import Layout, Sample, Stage
+from mlx_ft.data.overlong import OVERLONG, Part
+from mlx_ft.data.render import PLAIN_TEMPLATE, Renderer, as_turn, template_text
+from mlx_ft.data.rows import Conversation, Fault, Message, Record, RowError
+from mlx_ft.data.tokens import Encoder, Tokenizer
 from mlx_ft.errors import DataError
 
-# For models that bring no chat template: a prompt is its turns, a line each; an answer ends in EOS.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\n' }}{% endif %}"
-    "{% endfor %}"
-)
+__all__ = ["OVERLONG", "PLAIN_TEMPLATE", "TRAIN_ON", "EncodeOptions", "EncodedRow", "Example",
+           "Tokenizer", "encode", "encode_rows", "generation_prompt", "missing_template",
+           "prompt_tokens", "remark_notes", "tokenize"]  # fmt: skip
 
+S = TypeVar("S")
+T = TypeVar("T")
 
-class Tokenizer(Protocol):
-    """What is used of a Hugging Face tokenizer."""
-
-    chat_template: Any
-    bos_token_id: int | None
-    eos_token_id: int | None
-    all_special_tokens: list[str]
-
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
-        """The rendered text (`tokenize=False`), or token ids."""
-        ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids; control tokens written out in the text become themselves."""
-        ...
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of token ids."""
-        ...
-
-
-Span = tuple[int, int]  # tokens [start, end)
+TRAIN_ON = ("assistant", "last", "all")
+# What `EncodedRow.remarks` may hold, as sentences about a number of rows.
+REMARKS = {
+    "system_folded": "the chat template takes no system turn: its text stands at the head of the "
+    "{place} user turn, as the models' authors do it",
+    "answers_apart": "the chat template shows earlier turns differently once others follow, so "
+    "each answer is an example of its own, as it is when the model generates it",
+}
 
 
 @dataclass(frozen=True)
 class Example:
     """A row as tokens. targets[i]: token i is to be predicted; position 0 never is.
 
-    tokens: (T,) int32. targets: (T,) bool. truncated: tokens cut off at the end.
-    endless: assistant turns that the template ends with no control token to stop at.
+    tokens: (T,) int32. targets: (T,) bool. truncated: tokens cut off.
+    endless: learned turns that the template ends with no control token to stop at.
     """
 
     tokens: np.ndarray
@@ -63,44 +53,78 @@ class Example:
     system: str | None = None  # the system message, if the row begins with one
 
 
+@dataclass(frozen=True)
+class EncodeOptions:
+    """train_on: one of `TRAIN_ON`. overlong: one of `OVERLONG`."""
+
+    max_seq_length: int
+    train_on: str = "assistant"
+    overlong: str = "truncate_right"
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """A row that can be used, or (`rejected`, with its code) was dropped because it was asked for.
+
+    status: `kept`, `truncated` or `rejected`. cut_tokens: tokens that are in no example.
+    remarks: keys of `REMARKS`.
+    """
+
+    examples: tuple[Example, ...]
+    status: str
+    cut_tokens: int = 0
+    code: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def encode_rows(
+    rows: Sequence[Conversation], tokenizer: Tokenizer, options: EncodeOptions
+) -> list[EncodedRow | RowError]:
+    """Every row's examples, or why it cannot be used; some 500 rows at a time are fastest.
+
+    The error's codes: `template_refused`, `mask_in_doubt`, `no_assistant`, `no_target`, `overlong`.
+    """
+    chat = _chat(tokenizer)
+    plans = [_caught(chat.plan, row, options) for row in rows]
+    planned = [plan for plan in plans if not isinstance(plan, RowError)]
+    chat.encoder.prefetch(text for plan in planned for text in plan.texts())
+    return [
+        plan if isinstance(plan, RowError) else _caught(chat.finish, plan, options)
+        for plan in plans
+    ]
+
+
 def encode(conversation: Conversation, tokenizer: Tokenizer, max_seq_length: int) -> Example:
     """A conversation's tokens and targets, cut on the right to `max_seq_length` tokens.
 
     Targets are every assistant turn with its end-of-turn token, or all of a raw text. Raises
-    DataError when the template's output leaves the targets in doubt, or the cut leaves none.
+    DataError as `encode_rows` does, and for a row that gives several examples.
     """
-    tokens, spans, endless = tokenize(conversation, tokenizer)
-    targets = np.zeros(len(tokens), dtype=bool)
-    for start, end in spans:
-        targets[max(start, 1) : end] = True
-    if not targets[:max_seq_length].any():
-        begin = next((start for start, end in spans if end > 1), len(tokens))
+    chat, options = _chat(tokenizer), EncodeOptions(max_seq_length)
+    row = _said(lambda: chat.finish(chat.plan(conversation, options), options))
+    if len(row.examples) != 1:
         raise DataError(
-            f"no target token is left: the first answer begins after {begin} tokens, "
-            f"memory_profile.max_seq_length is {max_seq_length}"
+            "the model's chat template renders a turn differently once others follow, so the row "
+            f"gives {len(row.examples)} examples, one for each answer"
         )
-    return Example(
-        tokens=np.array(tokens[:max_seq_length], dtype=np.int32),
-        targets=targets[:max_seq_length],
-        truncated=max(0, len(tokens) - max_seq_length),
-        endless=endless,
-        label=conversation.label,
-        record=conversation.record,
-        system=next((m.content for m in conversation.messages[:1] if m.role == "system"), None),
+    return row.examples[0]
+
+
+def tokenize(
+    conversation: Conversation, tokenizer: Tokenizer
+) -> tuple[list[int], list[tuple[int, int]], int]:
+    """All tokens, the spans of them to be learned, and the number of endless turns.
+
+    Of a row that gives several examples, those of the last. Raises DataError as `encode_rows` does.
+    """
+    chat = _chat(tokenizer)
+    layout = _said(
+        lambda: mask.layout(
+            mask.samples(chat.renderer, conversation, "assistant")[-1], chat.encoder
+        )
     )
-
-
-def tokenize(conversation: Conversation, tokenizer: Tokenizer) -> tuple[list[int], list[Span], int]:
-    """All tokens, the spans of them to be learned, and the number of endless turns."""
-    if conversation.text is not None:
-        tokens = _encode_raw(conversation.text, tokenizer)
-        return tokens, [(0, len(tokens))], int(tokenizer.eos_token_id is None)
-    stages = _stages(conversation.messages, tokenizer)
-    if conversation.messages[-1].role != "assistant":
-        stages.append(_Stage(_render(conversation.messages, tokenizer), "rest"))
-    if rewritten := _rewritten(stages):
-        return _by_marks(conversation.messages, tokenizer, rewritten)
-    return _by_construction(stages, tokenizer)
+    edges = np.flatnonzero(np.diff([False, *layout.targets, False])).tolist()
+    return layout.tokens, list(zip(edges[::2], edges[1::2], strict=True)), layout.endless
 
 
 def prompt_tokens(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
@@ -108,16 +132,25 @@ def prompt_tokens(conversation: Conversation, tokenizer: Tokenizer) -> list[int]
     turns = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
     if not turns:
         raise DataError("the row has no assistant turn, so there is no prompt to answer")
-    return generation_prompt(conversation.messages[: turns[-1]], tokenizer)
+    return generation_prompt(
+        conversation.messages[: turns[-1]], tokenizer, tools=conversation.tools
+    )
 
 
-def generation_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """The tokens from which the answer to these turns is generated."""
-    prompt = _Stage(_render(messages, tokenizer, add_generation_prompt=True), "prompt")
-    stages = [*_stages(messages, tokenizer), prompt]
-    if _rewritten(stages):
-        return _encode_rendered(prompt.text, tokenizer)
-    return _by_construction(stages, tokenizer)[0]
+def generation_prompt(
+    messages: Sequence[Message], tokenizer: Tokenizer, *, tools: Sequence[dict[str, object]] = ()
+) -> list[int]:
+    """The tokens from which the answer to these turns is generated. Raises DataError."""
+    chat = _chat(tokenizer)
+    turns = [as_turn(message) for message in messages]
+    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+
+    def tokens() -> list[int]:
+        stages = mask.prompted(chat.renderer, turns, tools, answers)
+        prompt = chat.renderer.text(turns, tools, prompt=True)
+        return mask.last_prompt([*stages, Stage(prompt, "prompt", len(turns))], chat.encoder)
+
+    return _said(tokens)
 
 
 def missing_template(tokenizer: Tokenizer) -> bool:
@@ -125,177 +158,140 @@ def missing_template(tokenizer: Tokenizer) -> bool:
     return tokenizer.chat_template is None
 
 
+def remark_notes(counts: Mapping[str, int], tokenizer: Tokenizer) -> list[str]:
+    """Sentences on the remarks of a dataset. counts: rows for each key of `REMARKS`."""
+    place = _chat(tokenizer).renderer.folding if counts.get("system_folded") else ""
+    return [
+        f"{counts[key]} rows: {sentence.format(place=place)}."
+        for key, sentence in REMARKS.items()
+        if counts.get(key)
+    ]
+
+
 @dataclass(frozen=True)
-class _Stage:
-    """A conversation rendered up to a point.
+class _Plan:
+    conversation: Conversation
+    samples: list[Sample]
+    folded: bool
 
-    adds: what it has beyond the stage before: a "prompt" (turns and the generation prompt), the
-    "answer" to it, or the "rest" (turns that nobody answers).
-    """
-
-    text: str
-    adds: str
+    def texts(self) -> Iterable[str]:
+        return (stage.text for sample in self.samples for stage in sample.stages)
 
 
-# Targets are found by construction: each stage's text begins with the text of the stage before,
-# and its tokens with the tokens before, so what an "answer" adds is exactly what the model has to
-# generate. Encoding whole stages, not pieces, keeps the tokens those of the template's full text.
-def _stages(messages: Sequence[Message], tokenizer: Tokenizer) -> list[_Stage]:
-    stages = []
-    for i, message in enumerate(messages):
-        if message.role == "assistant":
-            prompt = _render(messages[:i], tokenizer, add_generation_prompt=True)
-            stages += [
-                _Stage(prompt, "prompt"),
-                _Stage(_render(messages[: i + 1], tokenizer), "answer"),
+class _Chat:
+    """A tokenizer with its template, and what has been found out about both."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.renderer = Renderer(tokenizer)
+        self.encoder = Encoder(tokenizer, self.renderer.shown())
+
+    def plan(self, conversation: Conversation, options: EncodeOptions) -> _Plan:
+        """All texts of a row. Raises RowError."""
+        system = conversation.messages[:1] and conversation.messages[0].role == "system"
+        return _Plan(
+            conversation,
+            mask.samples(self.renderer, conversation, options.train_on),
+            bool(system) and self.renderer.folding != "no",
+        )
+
+    def finish(self, plan: _Plan, options: EncodeOptions) -> EncodedRow:
+        """A row's examples from its texts. Raises RowError."""
+        layouts = [mask.layout(sample, self.encoder) for sample in plan.samples]
+        examples, cut = [], 0
+        for sample, layout in zip(plan.samples, layouts, strict=True):
+            parts = self._parts(plan.conversation, sample, layout, options)
+            kept = [part for part in parts if part.targets.any()]
+            cut += sum(p.cut if p.targets.any() else p.cut + len(p.tokens) for p in parts)
+            examples += [
+                _example(plan.conversation, part, layout.endless if part is kept[-1] else 0)
+                for part in kept
             ]
-    return stages
+        remarks = [*(["system_folded"] if plan.folded else [])]
+        if len(layouts) > 1:
+            remarks.append("answers_apart")
+        if examples:
+            return EncodedRow(
+                tuple(examples), "truncated" if cut else "kept", cut, None, tuple(remarks)
+            )
+        if options.overlong == "drop" and cut:
+            return EncodedRow((), "rejected", cut, "overlong", tuple(remarks))
+        raise RowError(_no_target(layouts[0], options.max_seq_length))
+
+    def _parts(
+        self, conversation: Conversation, sample: Sample, layout: Layout, options: EncodeOptions
+    ) -> list[Part]:
+        size, total = options.max_seq_length, len(layout.tokens)
+        if total <= size or options.overlong == "truncate_right":
+            return [overlong.right(layout, size)]
+        if options.overlong == "truncate_left":
+            return [self._left(conversation, sample, layout, options)]
+        if options.overlong == "split":
+            bos = overlong.first_token(layout, self.encoder.bos)
+            return overlong.split(layout, size, bos, context=conversation.text is None)
+        if options.overlong == "drop":
+            return [Part(np.zeros(0, np.int32), np.zeros(0, bool), total)]
+        reason = f"the row has {total} tokens, memory_profile.max_seq_length is {size}"
+        raise RowError(Fault("overlong", reason))
+
+    def _left(
+        self, conversation: Conversation, sample: Sample, layout: Layout, options: EncodeOptions
+    ) -> Part:
+        """The oldest turns left out; then the oldest tokens of an exchange that is too long."""
+        train_on, size = options.train_on, options.max_seq_length
+        if sample.learned is not None and len(sample.learned) == 1:
+            messages = conversation.messages[: max(sample.learned) + 1]
+            conversation, train_on = dataclasses.replace(conversation, messages=messages), "last"
+
+        def laid(less: Conversation) -> Layout:
+            return mask.layout(mask.samples(self.renderer, less, train_on)[-1], self.encoder)
+
+        ends = overlong.ends(conversation)  # each shorter than the one before
+        place = bisect.bisect_left(ends, True, key=lambda end: len(laid(end).tokens) <= size)
+        shorter = laid(ends[min(place, len(ends) - 1)]) if ends else layout
+        part = overlong.left(shorter, size, overlong.first_token(shorter, self.encoder.bos))
+        return part._replace(cut=len(layout.tokens) - len(part.tokens))
 
 
-def _rewritten(stages: Sequence[_Stage]) -> tuple[str, str] | None:
-    """The first two stages' texts of which the second does not begin with the first."""
-    for before, after in itertools.pairwise(stages):
-        if not after.text.startswith(before.text):
-            return before.text, after.text
-    return None
+def _chat(tokenizer: Tokenizer) -> _Chat:
+    return _chat_of(tokenizer, template_text(tokenizer))
 
 
-def _by_construction(
-    stages: Sequence[_Stage], tokenizer: Tokenizer
-) -> tuple[list[int], list[Span], int]:
-    tokens: list[int] = []
-    spans: list[Span] = []
-    text, settled, endless = "", 0, 0
-    for stage in stages:
-        if stage.adds == "answer":
-            settled = len(tokens)  # the whole prompt stays as generation sees it
-        tokens = _extend(tokens, settled, text, stage.text, tokenizer)
-        text = stage.text
-        if stage.adds == "answer":
-            end, stops = _end_of_turn(tokens, settled, tokenizer)
-            spans.append((settled, end))
-            settled = end
-            endless += not stops
-    return tokens, spans, endless
+@functools.lru_cache(maxsize=4)
+def _chat_of(tokenizer: Tokenizer, _template: str) -> _Chat:
+    return _Chat(tokenizer)
 
 
-def _extend(
-    tokens: list[int], settled: int, text: str, longer: str, tokenizer: Tokenizer
-) -> list[int]:
-    """The tokens of `longer`, which begins with `text`, beginning with the settled ones of it."""
-    whole = _encode_rendered(longer, tokenizer)
-    if whole[:settled] == tokens[:settled]:
-        return whole
-    # A token reaches over the boundary, e.g. the prompt's last newline and the answer's first.
-    # Generation starts from the prompt's own tokens, so the answer is encoded as a piece.
-    pieces = tokens + tokenizer.encode(longer[len(text) :], add_special_tokens=False)
-    if tokenizer.decode(pieces) == tokenizer.decode(whole):
-        return pieces
-    raise DataError(
-        "the tokenizer joins text across the border of a turn, so the tokens to learn are in "
-        f"doubt: ...{text[-40:]!r} goes on as {longer[len(text) :][:40]!r}...; "
-        "remove white space at the start and end of the turns"
+def _example(conversation: Conversation, part: Part, endless: int) -> Example:
+    first = conversation.messages[:1]
+    return Example(
+        part.tokens,
+        part.targets,
+        part.cut,
+        endless,
+        conversation.label,
+        conversation.record,
+        first[0].content if first and first[0].role == "system" else None,
     )
 
 
-def _end_of_turn(tokens: list[int], start: int, tokenizer: Tokenizer) -> tuple[int, bool]:
-    """Where the turn that began at `start` ends, and whether a control token ends it.
-
-    What a template writes after the control token, such as ChatML's newline, is never generated.
-    """
-    end = len(tokens)
-    while end > start and not tokenizer.decode([tokens[end - 1]]).strip():
-        end -= 1
-    if end > start and _is_control(tokens[end - 1], tokenizer):
-        return end, True
-    return len(tokens), False
-
-
-def _is_control(token: int, tokenizer: Tokenizer) -> bool:
-    return token == tokenizer.eos_token_id or (
-        tokenizer.decode([token]) != ""
-        and tokenizer.decode([token], skip_special_tokens=True) == ""
+def _no_target(layout: Layout, size: int) -> Fault:
+    return Fault(
+        "no_target",
+        f"no target token is left: the first answer begins after {layout.first_answer} tokens, "
+        f"memory_profile.max_seq_length is {size}",
     )
 
 
-def _by_marks(
-    messages: Sequence[Message], tokenizer: Tokenizer, rewritten: tuple[str, str]
-) -> tuple[list[int], list[Span], int]:
-    """For templates that rewrite earlier turns: the targets between their generation marks."""
-    if not re.search(r"{%-?\s*generation\b", str(tokenizer.chat_template)):
-        raise DataError(
-            "the model's chat template renders a turn differently once others follow, so the "
-            f"tokens to learn are in doubt: {_difference(*rewritten)}; make one row of each "
-            "answer, or use a template with {% generation %} marks"
-        )
-    # mlx-lm's wrapper always asks for bare ids: the marks come from the tokenizer inside it.
-    inner: Any = getattr(tokenizer, "_tokenizer", None)
-    inner = inner if hasattr(inner, "apply_chat_template") else tokenizer
-    marked = _apply(messages, inner, return_dict=True, return_assistant_tokens_mask=True)
-    tokens = _with_bos(list(marked["input_ids"]), tokenizer)
-    mask = [0] * (len(tokens) - len(marked["input_ids"])) + list(marked["assistant_masks"])
-    edges = np.flatnonzero(np.diff([0, *mask, 0])).tolist()
-    spans, endless = [], 0
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
-        # Some marks leave the end-of-turn token out: without it the model never learns to stop.
-        if end < len(tokens) and not _is_control(tokens[end - 1], tokenizer):
-            end += _is_control(tokens[end], tokenizer)
-        end, stops = _end_of_turn(tokens[:end], start, tokenizer)
-        spans.append((start, end))
-        endless += not stops
-    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
-    prompt = generation_prompt(messages[: answers[-1]], tokenizer)
-    if len(spans) != len(answers) or tokens[: spans[-1][0]] != prompt:
-        raise DataError(
-            f"the chat template's generation marks give {len(spans)} spans for {len(answers)} "
-            "assistant turns, or the last one does not begin where generation would: "
-            f"{_difference(tokenizer.decode(prompt), tokenizer.decode(tokens))}"
-        )
-    return tokens, spans, endless
-
-
-def _render(
-    messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = False
-) -> str:
-    return str(
-        _apply(messages, tokenizer, tokenize=False, add_generation_prompt=add_generation_prompt)
-    )
-
-
-def _apply(messages: Sequence[Message], tokenizer: Tokenizer, **options: Any) -> Any:
-    if missing_template(tokenizer):
-        options["chat_template"] = PLAIN_TEMPLATE
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+def _caught(work: Callable[[S, EncodeOptions], T], of: S, options: EncodeOptions) -> T | RowError:
     try:
-        return tokenizer.apply_chat_template(turns, **options)
-    except Exception as error:  # a template is code of the model's author: anything may come
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"the model's chat template refuses these turns: {reason}") from error
+        return work(of, options)
+    except RowError as error:
+        return error
 
 
-def _encode_rendered(text: str, tokenizer: Tokenizer) -> list[int]:
-    return _with_bos(tokenizer.encode(text, add_special_tokens=False), tokenizer)
-
-
-def _encode_raw(text: str, tokenizer: Tokenizer) -> list[int]:
-    tokens = _encode_rendered(text, tokenizer)
-    eos = tokenizer.eos_token_id
-    return tokens if eos is None or tokens[-1] == eos else [*tokens, eos]
-
-
-def _with_bos(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
-    """Exactly one BOS, if the tokenizer puts one before plain text or the template wrote one."""
-    bos = tokenizer.bos_token_id
-    if bos is not None and tokens[:2] == [bos, bos]:
-        raise DataError(f"two BOS tokens at the start: {tokenizer.decode(tokens[:12])!r}")
-    if bos is None or tokens[:1] == [bos]:
-        return tokens
-    adds_bos = tokenizer.encode("", add_special_tokens=True)[:1] == [bos]
-    return [bos, *tokens] if adds_bos else tokens
-
-
-def _difference(before: str, after: str) -> str:
-    """Two texts from shortly before the place where they part."""
-    same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), None)
-    begin = max(0, (min(len(before), len(after)) if same is None else same) - 30)
-    return f"{before[begin : begin + 80]!r} became {after[begin : begin + 80]!r}"
+def _said(work: Callable[[], T]) -> T:
+    """The fault of a single row as the message of its error."""
+    try:
+        return work()
+    except RowError as error:
+        raise DataError("; ".join(error.faults)) from error

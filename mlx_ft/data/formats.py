@@ -1,183 +1,165 @@
-"""Records to conversations: one function for each known shape of a row."""
+"""Records to conversations: whatever shape a row has, found by its keys."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from mlx_ft.data.load import Record
-from mlx_ft.errors import DataError
+from mlx_ft.data.parse_keys import FORMATS, choose
+from mlx_ft.data.parse_rows import PARSERS, FormatOptions
+from mlx_ft.data.parse_tools import read_tools
+from mlx_ft.data.parse_turns import TURN_KEYS
+from mlx_ft.data.parse_values import blank, kind, quoted
+from mlx_ft.data.rows import Conversation, Fault, Message, Record, RowError
 
-ROLES = ("system", "user", "assistant")
+__all__ = ["FORMATS", "Conversation", "FormatOptions", "Message", "Record", "detect",
+           "fingerprint", "parse", "read_label", "unused_keys"]  # fmt: skip
 
-# Keys that change what a row means and that are not understood yet: ignoring them would be wrong.
-UNSUPPORTED = {
-    "record": ("tools", "functions", "documents"),
-    "message": ("weight", "tool_calls", "function_call", "tool_call_id"),
+DEFAULTS = FormatOptions()
+_CLEAR = {"desirable": True, "undesirable": False, "true": True, "false": False}
+_RATED = {
+    **_CLEAR, "1": True, "0": False, "good": True, "bad": False, "👍": True, "👎": False,
+    "thumbs up": True, "thumbs down": False,
+}  # fmt: skip
+# What a label says of an answer. In flat rows 0 and 1, good and bad are as likely a class to be
+# told apart; in a text or a preference pair every label is one.
+FEEDBACK: Mapping[str, Mapping[str, bool]] = {
+    "messages": _RATED,
+    "conversations": _RATED,
+    "alpaca": _CLEAR,
+    "prompt_completion": _CLEAR,
 }
+TOOL_KEYS = ("tools", "functions")
 
 
-@dataclass(frozen=True)
-class Message:
-    """One turn. role: `system`, `user` or `assistant`."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What a row says: turns, or else raw text. label: used to keep a split balanced."""
-
-    messages: tuple[Message, ...]
-    text: str | None
-    label: str | None
-    record: Record
+def detect(fields: dict[str, Any], options: FormatOptions = DEFAULTS) -> str | None:
+    """The format that a row's keys show; None when none fits, or several that differ."""
+    try:
+        return choose(fields, "auto", options.conversations_key).format
+    except RowError:
+        return None
 
 
-def detect(fields: dict[str, Any]) -> str | None:
-    """The format that a row's keys show, or None. The first match in `KEYS` wins."""
-    for name, keys in KEYS.items():
-        if all(key in fields for key in keys):
-            return name
-    return None
+def parse(record: Record, format: str = "auto", options: FormatOptions = DEFAULTS) -> Conversation:
+    """A row as a conversation. format: one of `FORMATS`, or `auto` to go by the row's keys.
 
-
-def parse(record: Record, format: str = "auto") -> Conversation:
-    """A row as a conversation. format: a name in `KEYS`, or `auto` to go by the row's keys.
-
-    Raises DataError whose `faults` are sentences, all of this row.
+    Raises RowError with every fault of the row.
     """
-    name = detect(record.fields) if format == "auto" else format
-    if name is None or any(key not in record.fields for key in KEYS[name]):
-        raise DataError("The row cannot be used.", [_no_format(record.fields, name)])
-    faults = [
-        f"the key {key!r} is not supported; remove it"
-        for key in UNSUPPORTED["record"]
-        if record.fields.get(key)
-    ]
-    messages, text = PARSERS[name](record.fields, faults)
-    label = _label(record.fields.get("label"), faults)
+    fields = record.fields
+    match = choose(fields, format, options.conversations_key)
+    faults: list[Fault] = []
+    messages, text, rejected = PARSERS[match.format](fields, match.keys, options, faults)
+    label = None
+    if (given := fields.get("label")) is not None:
+        label = read_label(given, match.format, faults)
+    tools: tuple[dict[str, Any], ...] = ()
+    if messages and not fields.keys().isdisjoint(TOOL_KEYS):
+        tools = _tools(fields, faults)
+    if messages and not blank(fields.get("documents")):
+        faults.append(Fault("no_format", "'documents' cannot be shown to the model; remove it"))
     if faults:
-        raise DataError("The row cannot be used.", faults)
-    return Conversation(messages, text, label, record)
+        raise RowError(*faults)
+    return Conversation(messages, text, label, record, rejected, tools, match.format)
 
 
-def unused_keys(fields: dict[str, Any], format: str = "auto") -> list[str]:
-    """The keys of a row that nothing looks at (`kind` groups the answers in `samples.jsonl`)."""
-    name = detect(fields) if format == "auto" else format
-    used = {*KEYS.get(name or "", ()), "label", "kind"}
-    return [key for key in fields if key not in used]
+def unused_keys(
+    fields: dict[str, Any], format: str = "auto", options: FormatOptions = DEFAULTS
+) -> list[str]:
+    """The keys of a row, and of its turns, that nothing looks at.
+
+    `kind` is looked at: it groups the answers in `samples.jsonl`.
+    """
+    try:
+        match = choose(fields, format, options.conversations_key)
+    except RowError:
+        return [key for key in fields if key not in ("label", "kind")]
+    used = {*match.keys.values(), "label", "kind"}
+    if match.format != "text":
+        used.update(TOOL_KEYS)
+    unused = [key for key in fields if key not in used]
+    known = TURN_KEYS
+    if match.format == "conversations":
+        known = known | {options.from_key, options.value_key}
+    for key in match.keys.values():
+        if isinstance(turns := fields[key], list):
+            found = [
+                turn for turn in turns if isinstance(turn, dict) and not known.issuperset(turn)
+            ]
+            names = dict.fromkeys(name for turn in found for name in turn if name not in known)
+            unused += [f"{key}[].{name}" for name in names]
+    return unused
 
 
 def fingerprint(conversation: Conversation) -> str:
-    """SHA-256 of what a row says, apart from case and white space."""
-    turns = [(message.role, message.content) for message in conversation.messages]
-    turns = turns or [("text", conversation.text or "")]
-    said = "\0".join(" ".join([role, *content.casefold().split()]) for role, content in turns)
-    return hashlib.sha256(said.encode()).hexdigest()
+    """SHA-256 (hex) of what a row says, apart from case and white space.
+
+    Who says it, calls, tools and the rejected answer count; label and weights do not.
+    """
+    if conversation.text is not None:
+        parts = ["text", " ".join(conversation.text.casefold().split())]
+    else:
+        parts = _parts(conversation.messages)
+        if conversation.rejected:
+            parts += ["rejected", *_parts(conversation.rejected)]
+        if conversation.tools:
+            parts += ["tools", _plain(conversation.tools)]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def parse_messages(
-    fields: dict[str, Any], faults: list[str]
-) -> tuple[tuple[Message, ...], str | None]:
-    """`{"messages": [{"role": ..., "content": ...}, ...]}`: chat, any number of turns."""
-    turns = fields["messages"]
-    if not isinstance(turns, list) or not turns:
-        faults.append("'messages' is not a list of turns" if turns else "'messages' is empty")
-        return (), None
-    messages = tuple(_message(turn, f"messages[{i}]", faults) for i, turn in enumerate(turns))
-    roles = [turn.get("role") for turn in turns if isinstance(turn, dict)]
-    if "assistant" not in roles:
-        faults.append("no assistant turn: nothing to learn from")
-    elif roles[0] == "assistant":
-        faults.append("starts with an assistant turn: there is nothing that it answers")
-    return messages, None
+def _parts(messages: tuple[Message, ...]) -> list[str]:
+    parts = []
+    for message in messages:
+        parts += [message.role, " ".join(message.content.casefold().split())]
+        if message.tool_calls:
+            parts.append(_plain(message.tool_calls))
+    return parts
 
 
-def parse_prompt_completion(
-    fields: dict[str, Any], faults: list[str]
-) -> tuple[tuple[Message, ...], str | None]:
-    """`{"prompt": ..., "completion": ...}`: a user turn and the assistant's."""
-    return (
-        Message("user", _string(fields["prompt"], "prompt", faults)),
-        Message("assistant", _string(fields["completion"], "completion", faults)),
-    ), None
+def _plain(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return " ".join(text.casefold().split())
 
 
-def parse_text(fields: dict[str, Any], faults: list[str]) -> tuple[tuple[Message, ...], str | None]:
-    """`{"text": ...}`: raw text, every token of which is to be learned."""
-    return (), _string(fields["text"], "text", faults)
+def _tools(fields: dict[str, Any], faults: list[Fault]) -> tuple[dict[str, Any], ...]:
+    given = [key for key in TOOL_KEYS if not blank(fields.get(key))]
+    if len(given) == 2:
+        faults.append(Fault("tools", "both 'tools' and 'functions' are there; keep one"))
+    return read_tools(fields[given[0]], given[0], faults) if given else ()
 
 
-KEYS = {
-    "messages": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "text": ("text",),
-}
-PARSERS: dict[
-    str, Callable[[dict[str, Any], list[str]], tuple[tuple[Message, ...], str | None]]
-] = {
-    "messages": parse_messages,
-    "prompt_completion": parse_prompt_completion,
-    "text": parse_text,
-}
-
-
-def _message(turn: Any, where: str, faults: list[str]) -> Message:
-    if not isinstance(turn, dict):
-        faults.append(f"{where} is not an object with 'role' and 'content'")
-        return Message("", "")
-    role = turn.get("role")
-    if role not in ROLES:
-        faults.append(f"{where}: unknown role {role!r}; expected system, user or assistant")
-    faults.extend(
-        f"{where}: the key {key!r} is not supported; remove it"
-        for key in UNSUPPORTED["message"]
-        if turn.get(key) is not None
-    )
-    return Message(str(role), _string(turn.get("content"), f"{where}.content", faults))
-
-
-def _string(value: Any, where: str, faults: list[str]) -> str:
-    if not isinstance(value, str):
-        faults.append(f"{where} is not a string but {_kind(value)}")
-        return ""
-    if not value.strip():
-        faults.append(f"{where} is empty")
-    elif not _encodes(value):
-        faults.append(f"{where} holds half of a surrogate pair, which is no character")
-    return value
-
-
-def _encodes(value: str) -> bool:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _label(value: Any, faults: list[str]) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, int):  # bool is one
-        return str(value).lower()
-    faults.append(f"label is {_kind(value)}; expected a string, a whole number, true or false")
+def read_label(value: Any, format: str, faults: list[Fault]) -> str | None:
+    """`desirable` or `undesirable` where a label of this format says so, else the class's name."""
+    if isinstance(value, float) and value.is_integer():  # a table's column with gaps
+        value = int(value)
+    if isinstance(value, str):
+        return _word(value, format, faults)
+    if isinstance(value, int) and value.bit_length() < 64:
+        return _word(str(value).lower(), format, faults)
+    if value is not None:
+        sentence = f"label is {kind(value)}; expected a string, a whole number, true or false"
+        faults.append(Fault("label", sentence))
     return None
 
 
-def _no_format(fields: dict[str, Any], name: str | None) -> str:
-    found = ", ".join(repr(key) for key in fields) or "none"
-    if name is not None:
-        missing = " and ".join(repr(key) for key in KEYS[name] if key not in fields)
-        return f"data.format={name} needs {missing}; found the keys {found}"
-    expected = "; ".join(" with ".join(map(repr, keys)) for keys in KEYS.values())
-    return f"no known format: found the keys {found}; expected one of {expected}"
+def _word(word: str, format: str, faults: list[Fault]) -> str | None:
+    if not (name := word.strip()):
+        return None
+    words = FEEDBACK.get(format)
+    if words is None:
+        return name
+    said = words.get(name.casefold().replace("_", " ").replace("-", " "))
+    if said is not None:
+        return "desirable" if said else "undesirable"
+    if meant := _misspelt(name[:40].casefold()):
+        faults.append(Fault("label", f"label is {quoted(name)}. Did you mean {meant}?"))
+    return name
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "an array", bool: "a boolean", type(None): "missing or null"}
-    return names.get(type(value), "a string" if isinstance(value, str) else "a number")
+@lru_cache(maxsize=256)
+def _misspelt(word: str) -> str | None:
+    close = difflib.get_close_matches(word, ("desirable", "undesirable"), n=1, cutoff=0.8)
+    return close[0] if close else None

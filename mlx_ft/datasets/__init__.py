@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ft.errors import DataError
 
 BUILTIN = "builtin:"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a built-in data set is. rows: split -> number of rows, as in its files."""
+
+    title: str
+    rows: Mapping[str, int]
+    source: str
+    licence: str
+
+
+def descriptions() -> dict[str, Description]:
+    """The `DESCRIPTION` of every package here, by the package's name."""
+    packages = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
+    return {
+        name: importlib.import_module(f"{__name__}.{name}").DESCRIPTION
+        for name in packages
+        if (Path(__file__).parent / name / "train.jsonl").is_file()
+    }
 
 
 def open_database(name: str) -> sqlite3.Connection:

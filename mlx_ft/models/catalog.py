@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
+from mlx_ft import store
 from mlx_ft.errors import ModelError
-from mlx_ft.models import gguf, hub, store
+from mlx_ft.models import gguf, hub
 from mlx_ft.models.folder import WEIGHTS, check_folder, read_config, safetensors_header
 from mlx_ft.models.gguf_header import read_header
 

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_ft import store
 from mlx_ft.errors import ModelError
-from mlx_ft.models import store
 from mlx_ft.models.gguf_header import Header, read_header
 from mlx_ft.models.gguf_q4k import read_q4_k
 from mlx_ft.models.gguf_tokenizer import check_tokenizer, write_tokenizer

@@ -124,7 +124,7 @@ def download(name: str, revision: str | None = None) -> Snapshot:
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    info = _asking(
+    info = asking(
         name,
         revision,
         lambda: HfApi().model_info(
@@ -133,7 +133,7 @@ def download(name: str, revision: str | None = None) -> Snapshot:
     )
     sizes = _wanted_sizes(info)
     _check_listing(name, info)
-    config = _asking(
+    config = asking(
         name,
         revision,
         lambda: hf_hub_download(
@@ -143,7 +143,7 @@ def download(name: str, revision: str | None = None) -> Snapshot:
     _check_config(name, Path(config).parent)
     _check_space(name, sizes)
     logger.info("downloading %s: %.2f GiB in %d files", name, sum(sizes.values()) / GIB, len(sizes))
-    path = _asking(
+    path = asking(
         name,
         revision,
         lambda: snapshot_download(
@@ -203,7 +203,7 @@ def _check_space(name: str, sizes: dict[str, int]) -> None:
         )
 
 
-def _asking(name: str, revision: str | None, request: Callable[[], T]) -> T:
+def asking(name: str, revision: str | None, request: Callable[[], T]) -> T:
     """The request's answer; a busy hub or a broken transfer is tried again, nothing else is."""
     for attempt, wait in enumerate((*WAITS_SECONDS, None), start=1):
         try:

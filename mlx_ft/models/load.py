@@ -104,12 +104,20 @@ def _located(path: Path, name: str, source: str, revision: str | None) -> Locate
     return Located(path, name, source, revision, check_folder(path))
 
 
-def load(located: Located, config: ModelConfig, *, compute_dtype: str, dequantize: bool) -> Loaded:
+def load(
+    located: Located,
+    config: ModelConfig,
+    *,
+    compute_dtype: str,
+    dequantize: bool,
+    tokenizer: TokenizerWrapper | None = None,
+) -> Loaded:
     """Load weights and tokenizer; every tensor is checked against the architecture first.
 
     compute_dtype: "float32", "bfloat16" or "float16", for everything that is not packed.
     dequantize: turn quantized layers into plain ones; with `config.quantize` an unquantized base
-    is quantized before, so that it carries the same rounding. Raises ModelError.
+    is quantized before, so that it carries the same rounding. tokenizer: the model's, if it was
+    read before. Raises ModelError.
     """
     import mlx.core as mx
 
@@ -136,7 +144,8 @@ def load(located: Located, config: ModelConfig, *, compute_dtype: str, dequantiz
     model.eval()
     model.freeze()
     mx.eval(model.parameters())
-    tokenizer = read_tokenizer(located.path, model_config.get("eos_token_id"))
+    if tokenizer is None:
+        tokenizer = read_tokenizer(located.path, model_config.get("eos_token_id"))
     for note in notes:
         logger.info("%s: %s", located.name, note)
     return Loaded(model, tokenizer, located, quantization, tuple(notes))

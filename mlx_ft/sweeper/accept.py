@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,43 +92,21 @@ def _check_inputs(configs: Sequence[tuple[Trial, Config]], faults: _Faults) -> N
     from mlx_ft.console import configure_logging
 
     configure_logging(configs[0][1].log_level)
-    known: dict[tuple[Any, str], str | None] = {}
+    known: dict[str, str | None] = {}
     for trial, config in configs:
-        for check, parts in (
-            (_read_data, (config.data, config.seed)),
-            (_open_judge, (config.data.metric, config.data.database)),
-            (_locate, (config.model, config.memory_profile, config.device, config.paths)),
-        ):
-            key = (check, repr(parts))
-            if key not in known:
-                known[key] = _fault_of(check, config)
-            if fault := known[key]:
-                faults.add(fault, trial.name)
+        key = repr((config.data, config.seed, config.eval.task_rows, config.model,
+                    config.memory_profile, config.device, config.paths))  # fmt: skip
+        if key not in known:
+            known[key] = _fault_of(config)
+        if fault := known[key]:
+            faults.add(fault, trial.name)
 
 
-def _fault_of(check: Callable[[Config], None], config: Config) -> str | None:
+def _fault_of(config: Config) -> str | None:
+    from mlx_ft.accept import prepare_inputs
+
     try:
-        check(config)
+        prepare_inputs(config)
     except UserError as error:
         return "\n      ".join([error.message, *error.faults])
     return None
-
-
-def _read_data(config: Config) -> None:
-    from mlx_ft.data import validate
-
-    validate.check(config.data, config.seed)
-
-
-def _open_judge(config: Config) -> None:
-    from mlx_ft import evaluation
-
-    evaluation.build_judge(config.data)
-
-
-def _locate(config: Config) -> None:
-    from mlx_ft import memory
-    from mlx_ft.models import load as models
-
-    resolved = memory.resolve(config, runtime.select_device(config.device))
-    models.locate(resolved.model, Path(config.paths.cache_dir).expanduser())

@@ -54,7 +54,7 @@ def expand(arguments: Sequence[str], config_loader: Any = None) -> list[Trial]:
     if count > MOST_TRIALS:
         raise ConfigError(
             f"The sweep has {count:,} trials; at most {MOST_TRIALS:,} are allowed. Give fewer "
-            "values. Nothing was written."
+            "values"
         )
     labels = _labels(axes)
     names, overrides = [], []

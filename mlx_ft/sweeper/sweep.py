@@ -28,9 +28,9 @@ class Parent(Protocol):
     run_id: str | None
 
     def finish(
-        self, status: str, rows: list[dict[str, Any]], best: Mapping[str, Any] | None = None
+        self, status: str, rows: list[dict[str, Any]], best: Mapping[str, Any] | None
     ) -> None:
-        """Log the rows and the best of them (empty: there is none), and close the run."""
+        """Log the rows and the best of them, if there is one, and close the run."""
 
 
 StartParent = Callable[[Config, str, int], Parent]
@@ -76,7 +76,7 @@ def sweep(
                 rows = _rows(trials, jobs, cfg, "KILLED" if status == "KILLED" else "FAILED")
                 if jobs and all(row["status"] == "FINISHED" for row in rows):
                     exit_code, status = 0, "FINISHED"
-                parent.finish(status, rows, best=_best(rows) or {})
+                parent.finish(status, rows, best=_best(rows))
     print(table(rows))
     return exit_code
 

@@ -79,8 +79,8 @@ def _say(trial: str, error: Exception) -> None:
     """The failure on stderr: a message for a known kind, the traceback for a surprise."""
     text = str(error)
     if not isinstance(error, MlxFtError):
-        notes = " ".join(getattr(error, "__notes__", []))
-        text = f"{type(error).__name__}: {explain(error)} {notes}"
+        notes = getattr(error, "__notes__", [])
+        text = "\n".join([f"{type(error).__name__}: {explain(error)}", *notes])
         if not notes:
             import traceback
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mlx_ft.config.schema import Config
@@ -19,16 +18,15 @@ class ParentRun:
         self.run_id = tracker.run_id
 
     def finish(
-        self, status: str, rows: list[dict[str, Any]], best: Mapping[str, Any] | None = None
+        self, status: str, rows: list[dict[str, Any]], best: Mapping[str, Any] | None
     ) -> None:
         """Log the table of trials and the best trial's numbers, and close the run.
 
-        rows: one per trial. best: the best of them; None: the row with the lowest finite
-        `objective`. Its numbers become metrics `best/<key>`; words and settings (keys with a
-        dot, such as `lora.rank`) become tags `best.<key>`.
+        rows: one per trial. best: the best of them, None when there is none. Its numbers become
+        metrics `best/<key>`; words and settings (keys with a dot, such as `lora.rank`) become
+        tags `best.<key>`.
         """
         self._tracker.log_table("trials", rows)
-        best = best if best is not None else lowest_objective(rows)
         if best is not None:
             results = {key for key, value in best.items() if _is_number(value) and "." not in key}
             self._tracker.log_metrics({f"best/{key}": best[key] for key in results}, step=0)
@@ -45,13 +43,6 @@ def start_parent(config: Config, name: str, n_trials: int) -> ParentRun:
     tracker = MlflowTracker(config.tracking, config.paths)
     tracker.start(name, {"sweep": {"name": name, "trials": n_trials}}, {"mlx_ft.kind": "sweep"})
     return ParentRun(tracker)
-
-
-def lowest_objective(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The row with the lowest finite `objective`; None when no row has one."""
-    judged = [row for row in rows if _is_number(row.get("objective"))]
-    finite = [row for row in judged if math.isfinite(row["objective"])]
-    return min(finite, key=lambda row: float(row["objective"]), default=None)
 
 
 def _is_number(value: object) -> bool:

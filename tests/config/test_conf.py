@@ -17,7 +17,7 @@ CHOICES = [
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_gives_a_valid_configuration(group, choice):
-    needs_path = choice in ("custom", "chat", "instruction", "code")
+    needs_path = choice in ("custom", "default", "chat", "instruction", "code")
     overrides = (f"{group}={choice}", *(["data.path=rows.jsonl"] if needs_path else []))
     command = CommandLine(overrides)
     check(command)
@@ -34,12 +34,15 @@ def test_every_file_begins_with_what_it_is(path):
     assert lines[1 if lines[0] == "# @package _global_" else 0].startswith("# ")
 
 
-@pytest.mark.parametrize(("group", "choice"), [c for c in CHOICES if c[0] != "experiment"])
-def test_every_choice_sets_the_whole_section(group, choice):
-    values = yaml.safe_load((conf_dir() / group / f"{choice}.yaml").read_text())
-    values = values.get(group, values)  # a file that sets other sections' keys too
+@pytest.mark.parametrize("group", [group for group in sections() if group != "experiment"])
+def test_every_group_names_every_key_of_its_section(group):
+    files = [path for path in FILES if path.parent.name == group and group != "data"]
+    files += [conf_dir() / "data" / "default.yaml"] if group == "data" else []
     expected = {name.partition(".")[2] for name in keys() if name.startswith(f"{group}.")}
-    assert set(values) == expected - ({"quantize"} if group == "model" else set())
+    for path in files:
+        assert set(yaml.safe_load(path.read_text())) == expected - (
+            {"quantize"} if group == "model" else set()
+        )
 
 
 def test_there_is_a_folder_for_every_section():

@@ -20,3 +20,17 @@ def test_it_does_not_depend_on_the_environment(monkeypatch):
     before = document()
     monkeypatch.setenv("MLX_FT_CACHE", "/secret/place")
     assert document() == before
+
+
+def test_what_only_the_default_recipe_sets_is_no_default_of_the_key():
+    rows = {line.split("`")[1]: line for line in document().splitlines() if line.startswith("| `")}
+    for name, without, recipes in (
+        ("train.max_steps", "`null`", "130"),
+        ("eval.max_rows", "`null`", "64"),
+        ("data.metric", "`none`", "sql_execution"),
+        ("data.path", "none", "builtin:geography_sql"),
+    ):
+        assert f"| {without}; `{recipes}` with `data=geography_sql` |" in rows[name]
+    assert "| `1.0` |" in rows["train.epochs"]
+    [choice] = [line for line in document().splitlines() if line.startswith("- `geography_sql`")]
+    assert "`train.max_steps: 130`, `eval.max_rows: 64`" in choice

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mlx_ft.data.batch import Batches, sequential
 from mlx_ft.data.chat import Example
-from mlx_ft.data.load import Record
+from mlx_ft.data.rows import Record
 
 PAD = 0
 
@@ -63,8 +63,7 @@ def test_every_row_once_an_epoch_and_its_tokens_and_targets_unchanged(
             seen.append(row)
     assert sorted(seen) == list(range(len(rows)))
     assert len(batches) == -(-len(rows) // size)
-    assert counted == batches.target_tokens()
-    assert type(batches.target_tokens()) is int
+    assert counted == sum(int(row.targets[1:].sum()) for row in rows)
 
 
 @settings(max_examples=30, deadline=None)
@@ -137,3 +136,41 @@ def test_sequential_takes_every_row_once_the_shortest_first():
     assert [batch.inputs.shape for batch in made] == [(2, 8), (2, 16), (1, 24)]
     assert sum(int(batch.mask.sum()) for batch in made) == sum(int(r.targets.sum()) for r in rows)
     assert list(sequential([], 2, PAD)) == []
+
+
+def shown(batches, epoch):
+    return np.concatenate([batches.at(epoch, i).rows for i in range(len(batches))])
+
+
+def test_a_weight_is_how_often_an_epoch_shows_a_row():
+    rows = examples([5] * 60)
+    weights = np.array([1.0] * 20 + [2.0] * 10 + [0.5] * 30)
+    batches = Batches(rows, 8, 3, pad_id=PAD, weights=weights)
+    assert batches.rows == 20 + 20 + 15
+    halves = []
+    for epoch in range(4):
+        counts = np.bincount(shown(batches, epoch), minlength=60)
+        assert (counts[:20] == 1).all()
+        assert (counts[20:30] == 2).all()
+        assert set(counts[30:].tolist()) == {0, 1}
+        assert counts[30:].sum() == 15
+        halves.append(counts[30:])
+    assert (halves[0] + halves[1] == 1).all()  # two epochs in a row show all of them
+    assert (halves[2] + halves[3] == 1).all()
+    assert (halves[0] != halves[2]).any()
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.7, 1.5, 2.9])
+def test_over_many_epochs_every_row_has_its_share(weight):
+    batches = Batches(examples([5] * 10), 4, 0, pad_id=PAD, weights=np.full(10, weight))
+    counts = sum(np.bincount(shown(batches, epoch), minlength=10) for epoch in range(40))
+    assert counts.max() - counts.min() <= 1
+    assert abs(counts.sum() - 40 * weight * 10) <= 40
+
+
+def test_weights_of_one_change_nothing():
+    rows = examples(range(5, 35))
+    plain = Batches(rows, 4, 7, pad_id=PAD)
+    weighted = Batches(rows, 4, 7, pad_id=PAD, weights=np.ones(30))
+    for epoch in (0, 3):
+        assert shown(plain, epoch).tolist() == shown(weighted, epoch).tolist()

@@ -1,5 +1,7 @@
 """Masks are checked against texts written out by hand and against transformers' own marks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_ft.data.chat import encode, generation_prompt, prompt_tokens
-from mlx_ft.data.formats import Conversation, Message
+from mlx_ft.data.rows import Message
 from mlx_ft.errors import DataError
 
 from .conftest import CHATML, LLAMA3, THINKING_MARKED, build, chatml, conversation, unmarked
@@ -179,13 +181,10 @@ def test_system_turns_and_a_turn_that_nobody_answers(tokenizers):
 THOUGHTS = conversation("1+1?", "<think>easy</think>2", "2+2?", "<think>hm</think>4")
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_with_both_texts():
+def test_a_row_of_several_examples_is_not_one_example():
     tokenizer = chatml(unmarked(THINKING_MARKED))
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError, match=r"renders a turn differently.*gives 2 examples"):
         encode(THOUGHTS, tokenizer, 999)
-    assert "<think>easy</think>2" in str(error.value)
-    assert "became" in str(error.value)
-    assert "assistant\\n2<|im_end|>" in str(error.value)
     one = encode(conversation("1+1?", "<think>easy</think>2"), tokenizer, 999)
     assert runs(one, tokenizer)[1] == "<think>easy</think>2<|im_end|>"
 
@@ -213,22 +212,8 @@ def test_marks_that_do_not_begin_where_generation_does_are_refused():
         encode(THOUGHTS, chatml(template), 999)
 
 
-def test_merged_turns_are_refused():
-    merging = (
-        "{% for m in messages %}"
-        "{% if loop.first or m['role'] != messages[loop.index0 - 1]['role'] %}"
-        "<|im_start|>{{ m['role'] }}\n{% endif %}{{ m['content'] }}"
-        "{% if loop.last or m['role'] != messages[loop.index]['role'] %}<|im_end|>\n{% endif %}"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    turns = (Message("user", "a"), Message("assistant", "b"), Message("assistant", "c"))
-    row = Conversation(turns, None, None, TWO_TURNS.record)
-    with pytest.raises(DataError, match=r"renders a turn differently"):
-        encode(row, chatml(merging), 99)
-
-
 def test_a_template_that_refuses_is_quoted(tokenizers):
-    row = conversation("Sky?", "Blue.", system="Short.")
+    row = dataclasses.replace(TWO_TURNS, messages=(Message("tool", "x"), *TWO_TURNS.messages))
     with pytest.raises(DataError, match=r"refuses these turns.*Only user and assistant"):
         encode(row, tokenizers["mistral"], 99)
 
@@ -243,7 +228,7 @@ def test_exactly_one_bos():
     assert prompt_tokens(TWO_TURNS, silent)[0] == silent.bos_token_id
     assert (example.tokens == silent.bos_token_id).sum() == 1
     doubled = build("{{ bos_token }}" + LLAMA3, [], bos="<s>", eos="</s>", adds_bos=True)
-    with pytest.raises(DataError, match=r"two BOS tokens.*<s><s>"):
+    with pytest.raises(DataError, match=r"two BOS tokens.*'<s><s><\|start.* is read as '<s><s>"):
         encode(TWO_TURNS, doubled, 999)
 
 

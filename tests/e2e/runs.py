@@ -66,7 +66,7 @@ def make_sweep(config: Config, folder: Path) -> str:
             run_id = make_run(config, folder, name, parent.run_id, floor, rank)
             trial = {"trial": name, "lora.rank": rank, "optimizer.learning_rate": float(rate)}
             rows.append({**trial, "objective": floor, "status": "FINISHED", "run_id": run_id})
-    parent.finish("FINISHED", rows)
+    parent.finish("FINISHED", rows, best=min(rows, key=lambda row: row["objective"]))
     assert parent.run_id is not None
     return parent.run_id
 

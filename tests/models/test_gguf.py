@@ -10,9 +10,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_ft import store
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import ModelError
-from mlx_ft.models import gguf, store
+from mlx_ft.models import gguf
 from mlx_ft.models.gguf_header import read_header
 from mlx_ft.models.gguf_q4k import read_q4_k
 from mlx_ft.models.load import load, locate

@@ -17,7 +17,7 @@ from mlx_ft import lora, optim, trainer  # noqa: E402
 from mlx_ft.config.schema import LoraConfig, ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
 from mlx_ft.data.batch import Batches  # noqa: E402
 from mlx_ft.data.chat import Example  # noqa: E402
-from mlx_ft.data.load import Record  # noqa: E402
+from mlx_ft.data.rows import Record  # noqa: E402
 from mlx_ft.models.load import load, locate  # noqa: E402
 from mlx_ft.models.quantize import cast, dequantize  # noqa: E402
 from mlx_ft.state import TrainState  # noqa: E402

@@ -18,7 +18,7 @@ from mlx_ft.data.arrays import POSITION_MULTIPLE, to_arrays
 from mlx_ft.data.batch import Batch, collate
 from mlx_ft.data.chat import Example, encode
 from mlx_ft.data.formats import Conversation, Message
-from mlx_ft.data.load import Record
+from mlx_ft.data.rows import Record
 from mlx_ft.errors import DataError
 from mlx_ft.losses import causal_lm_loss, cross_entropy
 from mlx_ft.models.heads import logits_at

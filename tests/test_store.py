@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_ft.models import store
+from mlx_ft import store
 
 
 def fill(folder: Path) -> None:

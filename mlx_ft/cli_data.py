@@ -1,0 +1,182 @@
+"""`mlx-ft validate` and `mlx-ft data`: look at data, convert it, make it from documents."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_ft.errors import DataError
+
+if TYPE_CHECKING:
+    from mlx_ft.config.schema import Config
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+VALIDATE = """\
+Look at every row of the data as training would: kept, truncated or rejected, with line and reason;
+tokens, targets, repeats, rows that training and validation share; what to mend, and what it takes.
+
+  mlx-ft validate data=custom data.path=rows.jsonl
+  mlx-ft validate data=custom data.path=rows.jsonl data.max_errors=5% --out report
+
+Takes the same arguments as `mlx-ft train`. Writes report.json, report.png and, where rows are
+rejected, quarantine.jsonl: mend it and give it back as one more file.
+"""
+
+
+def add_commands(commands: Commands, given: Sequence[str]) -> None:
+    """Add `validate` and `data`. given: the arguments; they decide what has to be imported."""
+    raw = argparse.RawDescriptionHelpFormatter
+    validate = commands.add_parser(
+        "validate", help="a report on the data, before training", description=VALIDATE,
+        formatter_class=raw,
+    )  # fmt: skip
+    validate.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    validate.add_argument("--out", type=Path, metavar="FOLDER", help="where the report goes")
+    validate.add_argument("--json", action="store_true", help="print the report as JSON")
+    validate.set_defaults(command=_validate)
+    data = commands.add_parser("data", help="built-in datasets, conversion, data from documents")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    actions.add_parser("list", help="the built-in datasets").set_defaults(command=_list)
+    convert = actions.add_parser("convert", help="rows from one format to another")
+    convert.add_argument("source", type=Path, metavar="IN")
+    convert.add_argument("target", type=Path, metavar="OUT")
+    convert.add_argument("--to", required=True, choices=TARGETS)
+    convert.add_argument(
+        "--format", default="auto", help="the rows' format; default: by their keys"
+    )
+    convert.add_argument("--overwrite", action="store_true")
+    convert.set_defaults(command=_convert)
+    documents = actions.add_parser(
+        "from-documents", help="questions and answers from Markdown, HTML, PDF, Word, Python files"
+    )
+    if given[:1] == ["data"]:  # the readers cost time to import
+        from mlx_ft.documents import command
+
+        command.add_arguments(documents)
+        documents.set_defaults(command=command.main)
+
+
+TARGETS = ("messages", "sharegpt", "alpaca", "chatml", "prompt-completion")
+SHOWN_FAULTS = 15
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from mlx_ft.config import compose
+
+    command = compose.CommandLine(tuple(args.overrides))
+    compose.check(command)
+    config: Config = compose.resolve(compose.compose(compose.open_hydra(command), command))
+    from mlx_ft import runtime
+
+    cache_dir = Path(config.paths.cache_dir).expanduser()
+    runtime.prepare(config.threads, cache_dir)
+    from mlx_ft import data_report, memory, trainer
+    from mlx_ft.console import configure_logging
+    from mlx_ft.data import sources
+    from mlx_ft.data.arrays import pad_id
+    from mlx_ft.data.batch import Batches
+    from mlx_ft.data.prepare import prepare
+    from mlx_ft.data.tally import allowed
+    from mlx_ft.models.tokenizer import fetch_tokenizer
+
+    configure_logging("warning" if args.json else config.log_level)
+    sources.find(config.data)  # a missing file is told before anything is loaded
+    device = runtime.select_device(config.device)
+    resolved = memory.resolve(config, device)
+    profile = resolved.memory_profile
+    tokenizer = fetch_tokenizer(resolved.model, cache_dir)
+    dataset = prepare(
+        config.data, tokenizer, profile.max_seq_length, config.seed, cache_dir, accept_faults=True
+    )
+    ahead = None
+    if len(dataset.train):
+        batches = Batches(
+            dataset.train, profile.micro_batch_size, config.seed, pad_id=pad_id(tokenizer),
+            weights=dataset.weights,
+        )  # fmt: skip
+        plan = trainer.plan(config.train, len(batches), profile.grad_accumulation_steps)
+        name = "SmolLM2-135M-Instruct" if config.model.path == "embedded" else config.model.path
+        speed = data_report.measured_speed(Path(config.paths.output_dir), name, device)
+        ahead = data_report.outlook(dataset, batches, plan.steps, plan.epochs, speed)
+    written = data_report.write(args.out or _default_folder(config, dataset.digest), dataset, ahead)
+    counts = dataset.report["rows"]
+    faulty = counts["rejected"] - counts["dropped"]
+    usable = faulty <= allowed(config.data.max_errors, counts["rows"]) and len(dataset.train) > 0
+    if args.json:
+        print(written[0].read_text("utf-8"), end="")
+    else:
+        print("\n".join(data_report.lines(dataset.report, ahead)))
+        print(f"\nwritten: {', '.join(str(path) for path in written)}")
+        print(
+            "verdict: " + ("fit for training" if usable else "not fit for training: see the faults")
+        )
+    return 0 if usable else 2
+
+
+def _default_folder(config: Config, digest: str) -> Path:
+    path = config.data.path if isinstance(config.data.path, str) else "mixture"
+    name = Path(path.rpartition(":")[2].rstrip("/")).name.split(".")[0] or "data"
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    return Path(config.paths.output_dir) / "validate" / f"{safe}-{digest[:8]}"
+
+
+def _list(_: argparse.Namespace) -> int:
+    from mlx_ft.datasets import descriptions
+
+    for name, about in descriptions().items():
+        print(f"{name:<18} {about.title}")
+        print(f"{'':<18} {about.rows}")
+        print(f"{'':<18} {about.source}; {about.licence}")
+        print(f"{'':<18} python train.py data={name}\n")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from mlx_ft.data import write
+    from mlx_ft.data.convert import LOSSES
+    from mlx_ft.data.formats import FORMATS
+
+    if args.format not in ("auto", "sharegpt", *FORMATS):
+        raise DataError(f"--format: found {args.format!r}; expected auto, {', '.join(FORMATS)}")
+    if args.target.exists() and not args.overwrite:
+        raise DataError(f"{args.target} exists. Give another name, or --overwrite")
+    if not args.source.is_file():
+        raise DataError(f"{args.source} is not a file")
+    lost: Counter[str] = Counter()
+    faults: list[str] = []
+    number = write.write_rows(args.target, _converted(args, lost, faults))
+    for code, count in lost.most_common():
+        print(f"{args.to} has no place for {LOSSES[code]}: {count:,} rows", file=sys.stderr)
+    for fault in faults[:SHOWN_FAULTS]:
+        print(f"left out: {fault}", file=sys.stderr)
+    if (more := len(faults) - SHOWN_FAULTS) > 0:
+        print(f"left out: {more:,} more", file=sys.stderr)
+    print(f"{args.target}: {number:,} rows written, {len(faults):,} left out")
+    return 1 if faults else 0
+
+
+def _converted(
+    args: argparse.Namespace, lost: Counter[str], faults: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows in their new format, one at a time; what cannot be expressed becomes a fault."""
+    from mlx_ft.data.convert import convert
+    from mlx_ft.data.formats import parse
+    from mlx_ft.data.read import read
+    from mlx_ft.data.rows import BadRow, RowError
+
+    for record in read(args.source):
+        if isinstance(record, BadRow):
+            faults.append(f"{record.where}: {record.sentence}")
+            continue
+        try:
+            row, losses = convert(parse(record, args.format), args.to)
+        except RowError as error:
+            faults.append(f"{record.where}: {'; '.join(error.faults)}")
+            continue
+        lost.update(losses)
+        yield row

@@ -1,0 +1,133 @@
+"""What a person should know about the data, in sentences: notes of fact, and recommendations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlx_ft.config.schema import DataConfig
+
+FEW_ROWS = 100
+IMBALANCE = 4.0
+
+Report = Mapping[str, Any]
+
+
+def notes(report: Report, config: DataConfig) -> list[str]:
+    """Everything that happened to rows and that nobody asked for."""
+    return [*_file_notes(report), *_row_notes(report, config), *_overlap_notes(report)]
+
+
+def _file_notes(report: Report) -> Iterator[str]:
+    for file in report["files"]:
+        if file["blank_lines"]:
+            yield f"{file['path']}: {file['blank_lines']} blank line(s) skipped."
+
+
+def _row_notes(report: Report, config: DataConfig) -> Iterator[str]:
+    rows = report["rows"]
+    if rows["set_aside"]:
+        used = report["splits"]["train"]["rows"] + report["splits"]["valid"]["rows"]
+        used -= report["splits"]["train"]["set_aside"] + report["splits"]["valid"]["set_aside"]
+        yield (
+            f"{rows['set_aside']} of {rows['rows']} rows are labelled undesirable and left aside: "
+            f"supervised training learns from the {used} others."
+        )
+    if rows["dropped"]:
+        yield (
+            f"{rows['dropped']} of {rows['rows']} rows are longer than "
+            f"memory_profile.max_seq_length={report['max_seq_length']} and dropped (data.overlong)."
+        )
+    pairs = sum(file["formats"].get("preference", 0) for file in report["files"])
+    if pairs:
+        yield (
+            f"{pairs} rows are preference pairs: supervised training learns from the chosen "
+            "answers; the rejected ones are for preference training."
+        )
+    if controls := report["control_tokens"]["rows"]:
+        yield (
+            f"{controls} rows hold text that the tokenizer reads as a control token, first "
+            f"{report['control_tokens']['first']}."
+        )
+    for name in ("train", "valid"):
+        stats = report["splits"][name]
+        title = {"train": "training", "valid": "validation"}[name]
+        used = stats["rows"] - stats["set_aside"]
+        if stats["examples"] > used:
+            yield f"{used} {title} rows became {stats['examples']} examples."
+        if stats["truncated_rows"]:
+            yield (
+                f"{stats['truncated_rows']} of {stats['rows']} {title} rows are longer than "
+                f"memory_profile.max_seq_length={report['max_seq_length']}: "
+                f"{stats['truncated_tokens']} tokens cut off (data.overlong={config.overlong})."
+            )
+        if stats["endless_turns"]:
+            yield (
+                f"{stats['endless_turns']} {title} answers end without a control token, so the "
+                "model does not learn where to stop."
+            )
+        if stats["duplicates"]:
+            yield f"{stats['duplicates']} of {stats['rows']} {title} rows repeat another one."
+
+
+def _overlap_notes(report: Report) -> Iterator[str]:
+    for name, found in report["overlap"].items():
+        if count := found["exact"] + found["near"]:
+            title = {"valid": "validation", "test": "test"}[name]
+            first = " is like ".join(found["first"][0])
+            yield (
+                f"{count} of {found['rows']} {title} rows are also training rows ({found['exact']} "
+                f"the same, {found['near']} nearly): figures on them flatter the model. First: "
+                f"{first}."
+            )
+
+
+def recommendations(report: Report, config: DataConfig) -> list[str]:
+    """What a person would be told to look at before training."""
+    train = report["splits"]["train"]
+    if not train["examples"]:
+        return []
+    return [*_size_advice(train), *_content_advice(report, train, config)]
+
+
+def _size_advice(train: Report) -> Iterator[str]:
+    if train["rows"] < FEW_ROWS:
+        yield (
+            f"{train['rows']} training rows are few: below {FEW_ROWS} a model mostly learns the "
+            "form of the answers. Add rows, and watch the validation loss for overfitting."
+        )
+    if train["truncated_rows"] > 0.05 * train["rows"]:
+        yield (
+            f"{train['truncated_rows']} rows are cut: raise memory_profile.max_seq_length, or take "
+            "data.overlong=split, which loses no target."
+        )
+    if train["length"]["p50"] < 0.25 * train["length"]["p99"]:
+        yield (
+            f"Lengths differ widely (median {train['length']['p50']:.0f}, 99th percentile "
+            f"{train['length']['p99']:.0f} tokens): batches are made of rows of like length."
+        )
+
+
+def _content_advice(report: Report, train: Report, config: DataConfig) -> Iterator[str]:
+    labels = train["labels"]
+    if len(labels) > 1 and max(labels.values()) > IMBALANCE * min(labels.values()):
+        shares = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
+        yield f"The labels are out of balance ({shares}): the rare ones will be learned least."
+    if train["near_duplicates"] > 0.05 * train["rows"]:
+        yield (
+            f"{train['near_duplicates']} training rows are nearly like another one: they count "
+            "several times in the loss. Remove them, unless that is meant."
+        )
+    if train["loss_share"] < 0.05:
+        yield (
+            f"Only {train['loss_share']:.1%} of the tokens carry loss: most of the time goes into "
+            "prompts. Shorten what all rows share."
+        )
+    if train["stop_coverage"] < 1 and config.template is None:
+        yield "Choose a data.template whose answers end with a token that stops generation."
+    asked, answered = (report["scripts"].get(role, {}) for role in ("user", "assistant"))
+    if asked and answered and next(iter(asked)) != next(iter(answered)):
+        yield (
+            f"Users write mostly {next(iter(asked))} script, assistants {next(iter(answered))}: "
+            "make sure that this is meant."
+        )

@@ -1,0 +1,233 @@
+"""A dataset: every row read, understood, encoded and accounted for, once; then from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import time
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_ft import store
+from mlx_ft.config.schema import DataConfig
+from mlx_ft.data import build, sources, template
+from mlx_ft.data.chat import Tokenizer
+from mlx_ft.data.encoded import SPLITS, Conversations, Encoded, Examples, Parse
+from mlx_ft.data.tally import allowed, refusal
+from mlx_ft.errors import DataError
+
+logger = logging.getLogger("mlx_ft.data")
+
+VERSION = 1  # of what is written; another one makes other cache entries
+UNUSED_DAYS = 30
+TEMPORARY = "mlx-ft-data-"  # begins the names of folders that are not kept
+REPORT, QUARANTINE = "report.json", "quarantine.jsonl"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows as tokens, and what is known of them.
+
+    test: the rows that the task metric judges. weights: (train examples,) how often an epoch
+    shows each. report: what `mlx-ft validate` writes; see docs/data.md.
+    """
+
+    train: Examples
+    valid: Examples
+    test: Conversations
+    weights: np.ndarray
+    report: dict[str, Any]
+    template: template.TemplateChoice
+    encoded: Encoded
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the files."""
+        return str(self.report["digest"])
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What `report["splits"]` says of each split."""
+        return dict(self.report["splits"])
+
+    @property
+    def quarantine(self) -> Path:
+        """The file of the rejected rows; empty when there are none."""
+        return self.encoded.folder / QUARANTINE
+
+    def beyond(self, vocabulary: int) -> list[str]:
+        """`path:line: token` of the first rows with a token that a vocabulary does not have."""
+        if self.encoded.max_token() < vocabulary:
+            return []
+        found = np.flatnonzero(self.encoded.tokens >= vocabulary)[:100]
+        examples = np.searchsorted(self.encoded.examples["start"], found, side="right") - 1
+        places = []
+        for position, example in zip(found.tolist(), examples.tolist(), strict=True):
+            about = self.encoded.rows[self.encoded.examples["row"][example]]
+            path = self.report["files"][about["source"]]["path"]
+            places.append(f"{path}:{about['line']}: token {self.encoded.tokens[position]}")
+        return list(dict.fromkeys(places))
+
+
+def prepare(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+    seed: int,
+    cache_dir: Path,
+    *,
+    accept_faults: bool = False,
+) -> Dataset:
+    """The dataset of a configuration; installs its chat template in the tokenizer.
+
+    accept_faults: leave the judgement of `report["faults"]` to the caller. Raises DataError: for
+    files that are not there, for more faulty rows than `data.max_errors`, and where no row is
+    left.
+    """
+    found = sources.find(config)
+    chosen = template.install(tokenizer, config.template)
+    for note in (*found.notes, *([chosen.note] if chosen.note else [])):
+        logger.warning(note)
+    job = build.Job(found, Parse.of(config), tokenizer, config, max_seq_length, seed)
+    folder = _folder(job, chosen.text, cache_dir.expanduser())
+    report = json.loads((folder / REPORT).read_text("utf-8"))
+    _check(report, config, accept_faults)
+    for note in report["notes"]:
+        logger.warning(note)
+    return _open(folder, report, job, chosen)
+
+
+def _folder(job: build.Job, template_text: str, cache_dir: Path) -> Path:
+    """The folder of the encoded rows: the cache's, or else a new one."""
+    started = time.monotonic()
+    about = {
+        "version": VERSION,
+        "digest": sources.digest([source.path for source in job.sources.all]),
+        "files": [[source.split, source.weight] for source in job.sources.all],
+        "tokenizer": _fingerprint(job.tokenizer, template_text),
+        "data": {key: value for key, value in asdict(job.config).items() if key in ENCODING_KEYS},
+        "max_seq_length": job.max_seq_length,
+        "seed": job.seed,
+        # Rows name their places, so the same rows elsewhere are another entry.
+        "paths": [str(source.path) for source in job.sources.all],
+    }
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
+    target = cache_dir / "data" / key
+    if job.config.cache and target.is_dir():
+        if not (damage := store.damage(target)):
+            (target / store.MANIFEST).touch()  # used today
+            logger.info("data: from the cache (%s)", target)
+            return target
+        logger.warning("data: the cache entry %s is damaged (%s); made again", target, damage[0])
+    try:
+        if job.config.cache:
+            store.publish(target, job.write, about)
+            _prune(target.parent)
+        else:
+            target = _temporary(job)
+    except OSError as error:
+        logger.warning(
+            "data: paths.cache_dir=%s cannot be written (%s); the encoded rows go to a temporary "
+            "folder and are made again next time", cache_dir, error.strerror or error,
+        )  # fmt: skip
+        target = _temporary(job)
+    logger.debug("data: encoded in %.1f s", time.monotonic() - started)
+    return target
+
+
+# What decides how a row is encoded; the others (max_errors, metric, ...) are judged afterwards.
+ENCODING_KEYS = (
+    "format",
+    "roles",
+    "conversations_key",
+    "from_key",
+    "value_key",
+    "train_on",
+    "overlong",
+    "valid_fraction",
+    "metric",
+)
+
+
+def _fingerprint(tokenizer: Any, template_text: str) -> str:
+    """Tells tokenizers apart: vocabulary, merges, special tokens and template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
+    ends = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.all_special_tokens
+    parts = (text, template_text, *ends)
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "replace")).hexdigest()
+
+
+def _temporary(job: build.Job) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+    try:
+        job.write(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _prune(folder: Path) -> None:
+    """Remove entries that nobody used for a month."""
+    for entry in folder.iterdir():
+        manifest = entry / store.MANIFEST
+        try:
+            old = time.time() - manifest.stat().st_mtime > UNUSED_DAYS * 86400
+        except OSError:
+            continue  # gone meanwhile, or another process's scratch folder
+        if old:
+            logger.info("data: removing the cache entry %s, unused for a month", entry)
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _check(report: dict[str, Any], config: DataConfig, accept_faults: bool) -> None:
+    """Raise DataError when the rows cannot be trained on."""
+    counts = report["rows"]
+    faulty = counts["rejected"] - counts["dropped"]
+    if faulty > allowed(config.max_errors, counts["rows"]) and not accept_faults:
+        raise refusal(faulty, counts["rows"], config.max_errors, report["first_faults"])
+    empty = [file["path"] for file in report["files"] if file["rows"] == 0]
+    if empty:
+        raise DataError("The data has no rows.", [f"{path}: the file is empty" for path in empty])
+    if not report["splits"]["train"]["examples"] and not accept_faults:
+        raise DataError(
+            f"No training row is left: {counts['rows']} rows, {counts['rejected']} rejected, "
+            f"{counts['set_aside']} set aside as undesirable."
+        )
+    if faulty:
+        logger.warning(
+            "%d of %d rows are faulty and left out (data.max_errors=%s); see %s in the run folder",
+            faulty, counts["rows"], config.max_errors, QUARANTINE,
+        )  # fmt: skip
+
+
+def _open(
+    folder: Path, report: dict[str, Any], job: build.Job, chosen: template.TemplateChoice
+) -> Dataset:
+    encoded = Encoded.open(folder)
+    if folder.name.startswith(TEMPORARY):  # nobody else knows of it
+        weakref.finalize(encoded, shutil.rmtree, folder, ignore_errors=True)
+    train, valid = encoded.of("train"), encoded.of("valid")
+    weights = np.array([source.weight for source in job.sources.all])
+    rows = encoded.rows
+    test = "test" if (rows["split"] == SPLITS.index("test")).any() else "valid"
+    judged = (rows["split"] == SPLITS.index(test)) & rows["judgeable"] & ~rows["set_aside"]
+    paths = [source.path for source in job.sources.all]
+    conversations = Conversations(encoded, np.flatnonzero(judged), paths, job.parse)
+    return Dataset(
+        train,
+        valid,
+        conversations,
+        weights[train.sources] if len(train) else np.zeros(0),
+        report,
+        chosen,
+        encoded,
+    )

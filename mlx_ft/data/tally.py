@@ -1,0 +1,108 @@
+"""What became of every row: counted as it is read, so that nothing is lost without a word."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_ft.data.rows import FAULTS, BadRow, Fault
+from mlx_ft.errors import DataError
+
+SHOWN_FAULTS = 15
+KEPT_FAULTS = 50  # of each code; all of them are in the quarantine file
+
+
+@dataclass
+class Tally:
+    """Rows of one file: kept + truncated + rejected = rows, whatever the file holds.
+
+    kept includes the rows set aside (undesirable ones). dropped: rejected because the
+    configuration asks for it, which is no fault.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    truncated: int = 0
+    rejected: int = 0
+    dropped: int = 0
+    set_aside: int = 0
+    blank_lines: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    unused_keys: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report."""
+        counts = {name: getattr(self, name) for name in COUNTS}
+        return {
+            **counts,
+            "formats": dict(self.formats),
+            "unused_keys": dict(self.unused_keys.most_common(20)),
+        }
+
+
+COUNTS = ("rows", "kept", "truncated", "rejected", "dropped", "set_aside", "blank_lines")
+
+
+@dataclass
+class FaultLog:
+    """The faults of all rows: counted, the first ones kept to be shown."""
+
+    rows: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    _in_order: list[str] = field(default_factory=list)
+
+    def add(self, where: str, found: Sequence[Fault]) -> None:
+        """Note a rejected row with all its faults."""
+        self.rows += 1
+        for code, sentence in found:
+            self.counts[code] += 1
+            kept = self.first.setdefault(code, [])
+            if len(kept) < KEPT_FAULTS:
+                kept.append((where, sentence))
+            if len(self._in_order) < SHOWN_FAULTS:
+                self._in_order.append(f"{where}: {sentence}")
+
+    def add_bad(self, row: BadRow) -> None:
+        """Note a row that could not even be read."""
+        self.add(row.where, [Fault(row.code, row.sentence)])
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """For the report: the most frequent first."""
+        return [
+            {
+                "code": code,
+                "count": count,
+                "mend": FAULTS[code],
+                "first": [{"where": where, "fault": text} for where, text in self.first[code]],
+            }
+            for code, count in self.counts.most_common()
+        ]
+
+    def shown(self) -> list[str]:
+        """The first faults, in the order of the rows, and how many more there are."""
+        more = sum(self.counts.values()) - len(self._in_order)
+        return [*self._in_order, *([f"... and {more} more"] if more else [])]
+
+
+def refusal(faulty: int, rows: int, max_errors: int | str, shown: Sequence[str]) -> DataError:
+    """What to raise when there are more faulty rows than allowed."""
+    limit = "" if max_errors == 0 else f", more than data.max_errors={max_errors} allows"
+    plural = "row is" if rows == 1 else "rows are"
+    return DataError(
+        f"{faulty} of {rows} {plural} faulty{limit}. Mend them, or leave them out with "
+        "data.max_errors=N or a share such as 5%; `mlx-ft validate` with the same arguments "
+        "writes the whole report and a file of the faulty rows.",
+        shown,
+    )
+
+
+def allowed(max_errors: int | str, rows: int) -> int:
+    """How many of so many rows may be faulty. max_errors: a number, or a share such as `5%`."""
+    if isinstance(max_errors, int):
+        return max_errors
+    share = re.sub(r"[%\s]", "", max_errors)
+    return int(float(share) * rows / 100)

@@ -1,0 +1,156 @@
+"""The report on a dataset as a person meets it: on the terminal, and as files to keep."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_ft.data.batch import Batches
+from mlx_ft.data.prepare import Dataset
+from mlx_ft.plots import png
+from mlx_ft.plots_data import data_figure
+
+TITLES = {"train": "training", "valid": "validation", "test": "test"}
+SHOWN_FAULTS = 3  # of each code; the JSON file has fifty, the quarantine file all
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What training on the data will be. seconds: None where no earlier run tells the speed.
+
+    padding: share of the cells of a batch that hold no token. measured_in: that run's folder.
+    """
+
+    steps: int
+    epochs: float
+    padding: float
+    tokens: int
+    seconds: float | None = None
+    measured_in: str | None = None
+
+
+def outlook(
+    dataset: Dataset, batches: Batches, steps: int, epochs: float, speed: tuple[float, str] | None
+) -> Outlook:
+    """speed: tokens per second, and the run that it was measured in."""
+    tokens = round(float(dataset.weights @ dataset.train.lengths) * epochs)
+    padding = batches.padding()
+    if speed is None:
+        return Outlook(steps, epochs, padding, tokens)
+    return Outlook(steps, epochs, padding, tokens, tokens / speed[0], speed[1])
+
+
+def measured_speed(output_dir: Path, model: str, device: str) -> tuple[float, str] | None:
+    """Tokens per second of the newest finished run with this model on this device."""
+    files = sorted(output_dir.glob("runs/*/summary.json"), key=lambda file: file.stat().st_mtime)
+    for file in reversed(files):
+        try:
+            summary = json.loads(file.read_text("utf-8"))
+            same = (summary["model"], summary["device"], summary["status"]) == (
+                model,
+                device,
+                "FINISHED",
+            )
+            if same and summary["tokens_per_second"] > 0:
+                return float(summary["tokens_per_second"]), str(file.parent)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # another version's, or damaged: it only means one measurement fewer
+    return None
+
+
+def write(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
+    """Write `report.json`, `report.png` and, where rows were rejected, `quarantine.jsonl`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {key: value for key, value in dataset.report.items() if key != "first_faults"}
+    content["outlook"] = asdict(ahead) if ahead else None
+    written = [folder / "report.json", folder / "report.png"]
+    written[0].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    written[1].write_bytes(png(data_figure(dataset.report)))
+    for path in sorted(dataset.quarantine.parent.glob(f"{dataset.quarantine.stem}*")):
+        target = folder / path.name
+        target.unlink(missing_ok=True)
+        if path.stat().st_size:
+            shutil.copyfile(path, target)
+            written.append(target)
+    return written
+
+
+def lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
+    """The report in lines for a terminal or a log."""
+    rows = report["rows"]
+    yield (
+        f"{rows['rows']:,} rows = {rows['kept']:,} kept + {rows['truncated']:,} truncated + "
+        f"{rows['rejected']:,} rejected"
+    )
+    for file in report["files"]:
+        kinds = ", ".join(f"{name} {count:,}" for name, count in file["formats"].items())
+        weight = "" if file["weight"] == 1 else f", weight {file['weight']:g}"
+        yield f"  {file['path']} ({TITLES[file['split']]}{weight}): {kinds or 'no usable row'}"
+    yield ""
+    yield from _table(report)
+    yield from _faults(report)
+    for name in ("notes", "recommendations"):
+        if report[name]:
+            yield ""
+            yield name.capitalize()
+            yield from (f"  - {sentence}" for sentence in report[name])
+    if ahead is not None:
+        yield ""
+        yield _ahead(ahead)
+
+
+def _table(report: Mapping[str, Any]) -> Iterator[str]:
+    splits = {name: stats for name, stats in report["splits"].items() if stats["rows"]}
+    yield f"{'':<26}" + "".join(f"{TITLES[name]:>14}" for name in splits)
+    for title, show in _LINES:
+        yield f"{title:<26}" + "".join(f"{show(stats):>14}" for stats in splits.values())
+
+
+def _length(key: str, what: str) -> Any:
+    return lambda stats: f"{stats[key][what]:,.0f}" if stats[key] else "-"
+
+
+_LINES: Sequence[tuple[str, Any]] = (
+    ("rows", lambda stats: f"{stats['rows']:,}"),
+    ("turns", lambda stats: f"{stats['turns']:,}"),
+    ("tokens", lambda stats: f"{stats['tokens']:,}"),
+    ("target tokens", lambda stats: f"{stats['target_tokens']:,}"),
+    ("share that carries loss", lambda stats: f"{stats['loss_share']:.1%}"),
+    ("tokens a row, median", _length("length", "p50")),
+    ("  95% are below", _length("length", "p95")),
+    ("  longest", _length("length", "max")),
+    ("targets a row, fewest", _length("targets", "min")),
+    ("  median", _length("targets", "p50")),
+    ("answers with a stop token", lambda stats: f"{stats['stop_coverage']:.1%}"),
+    ("exact repeats", lambda stats: f"{stats['duplicates']:,}"),
+    ("near repeats", lambda stats: f"{stats['near_duplicates']:,}"),
+)
+
+
+def _faults(report: Mapping[str, Any]) -> Iterator[str]:
+    if not report["faults"]:
+        return
+    yield ""
+    yield "Faults"
+    for fault in report["faults"]:
+        yield f"  {fault['code']} ({fault['count']:,}): {fault['mend']}"
+        yield from (f"    {one['where']}: {one['fault']}" for one in fault["first"][:SHOWN_FAULTS])
+        if (more := fault["count"] - SHOWN_FAULTS) > 0:
+            yield f"    ... and {more:,} more"
+
+
+def _ahead(ahead: Outlook) -> str:
+    text = (
+        f"Training: {ahead.steps:,} steps, {ahead.epochs:.2f} epochs, {ahead.tokens:,} tokens; "
+        f"{ahead.padding:.1%} of a batch is padding"
+    )
+    if ahead.seconds is None:
+        return f"{text}. How long it takes is known after a first run with this model."
+    hours, rest = divmod(round(ahead.seconds), 3600)
+    return (
+        f"{text}; about {hours}:{rest // 60:02}:{rest % 60:02} at the speed of {ahead.measured_in}."
+    )

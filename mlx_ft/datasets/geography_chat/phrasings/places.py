@@ -1,0 +1,295 @@
+"""Phrasings about where a country is: capital, continent, neighbors."""
+
+QUESTIONS = {
+    "capital": {
+        "train": (
+            "What is the capital of {country}?",
+            "Which city is the capital of {country}?",
+            "Do you know the capital of {country}?",
+            "Can you tell me the capital of {country}?",
+            "What is {country}'s capital?",
+            "What is the capital city of {country}?",
+            "I forgot the capital of {country}. What is it?",
+            "Tell me the capital of {country}.",
+            "Which city is the capital city of {country}?",
+            "Name the capital of {country}, please.",
+            "What do you call the capital of {country}?",
+            "I would like to know the capital of {country}.",
+        ),
+        "valid": (
+            "What's the capital of {country}?",
+            "Please tell me the capital city of {country}.",
+            "What city is the capital of {country}?",
+            "Could you name the capital of {country}?",
+        ),
+        "test": (
+            "Which city is {country}'s capital?",
+            "Do you know what the capital of {country} is called?",
+            "Remind me: what is the capital of {country}?",
+            "Could you tell me the capital city of {country}?",
+        ),
+    },
+    "country_of_capital": {
+        "train": (
+            "Which country has {capital} as its capital?",
+            "{capital} is the capital of which country?",
+            "Of which country is {capital} the capital?",
+            "What country is {capital} the capital of?",
+            "Which country's capital is {capital}?",
+            "Do you know which country {capital} is the capital of?",
+            "Can you tell me the country whose capital is {capital}?",
+            "The capital is {capital}. Which country is that?",
+            "I know {capital} is a capital, but of which country?",
+            "Name the country with the capital {capital}.",
+            "In which country is {capital} the capital?",
+            "Tell me which country has the capital {capital}.",
+        ),
+        "valid": (
+            "Which country is {capital} the capital of?",
+            "What country has {capital} as its capital city?",
+            "Please name the country whose capital is {capital}.",
+            "{capital} is the capital city of what country?",
+        ),
+        "test": (
+            "What is the country whose capital is {capital}?",
+            "{capital} is the capital of what country?",
+            "Which country has the capital city {capital}?",
+            "Do you know the country whose capital is {capital}?",
+        ),
+    },
+    "continent": {
+        "train": (
+            "Which continent is {country} in?",
+            "On which continent is {country}?",
+            "What continent is {country} on?",
+            "Where is {country}? On which continent?",
+            "Do you know which continent {country} is on?",
+            "Can you tell me the continent of {country}?",
+            "What continent does {country} belong to?",
+            "Tell me the continent where {country} lies.",
+            "{country} is on which continent?",
+            "I wonder which continent {country} is in.",
+            "On what continent would I find {country}?",
+            "What part of the world is {country} in? Which continent?",
+        ),
+        "valid": (
+            "Which continent does {country} belong to?",
+            "In which continent does {country} lie?",
+            "Please tell me which continent {country} is in.",
+            "What is the continent of {country}?",
+        ),
+        "test": (
+            "What continent is {country} in?",
+            "On which continent does {country} lie?",
+            "Could you tell me what continent {country} is on?",
+            "Which continent would I find {country} on?",
+        ),
+    },
+    "in_continent": {
+        "train": (
+            "Is {country} in {asked}?",
+            "Is {country} a country in {asked}?",
+            "Does {country} lie in {asked}?",
+            "Is {country} part of {asked}?",
+            "Can I find {country} in {asked}?",
+            "Do you know if {country} is in {asked}?",
+            "I think {country} is in {asked}. Is that right?",
+            "Is it true that {country} is in {asked}?",
+            "Tell me, is {country} in {asked}?",
+            "Would I find {country} in {asked}?",
+            "Does {country} belong to {asked}?",
+            "Yes or no: is {country} in {asked}?",
+        ),
+        "valid": (
+            "Is {country} located in {asked}?",
+            "Can you tell me if {country} is in {asked}?",
+            "Is {country} one of the countries in {asked}?",
+            "Is {country} on the continent of {asked}?",
+        ),
+        "test": (
+            "Is {country} somewhere in {asked}?",
+            "Is {country} one of the countries of {asked}?",
+            "Am I right that {country} is in {asked}?",
+            "Does {country} belong to the continent of {asked}?",
+        ),
+    },
+    "neighbors": {
+        "train": (
+            "Which countries border {country}?",
+            "What countries does {country} border?",
+            "Which neighbors does {country} have?",
+            "What are the neighbors of {country}?",
+            "Do you know the neighbors of {country}?",
+            "Can you tell me all the neighbors of {country}?",
+            "Name all countries that border {country}.",
+            "With which countries does {country} share a border?",
+            "Which countries are next to {country}?",
+            "Tell me every neighbor of {country}.",
+            "Who are the neighbors of {country}?",
+            "What countries share a border with {country}?",
+        ),
+        "valid": (
+            "Which countries does {country} border?",
+            "Please list the neighbors of {country}.",
+            "Which countries share a border with {country}?",
+            "What neighbors does {country} have?",
+        ),
+        "test": (
+            "What are all the neighbors of {country}?",
+            "Which countries are the neighbors of {country}?",
+            "What countries border {country}?",
+            "Could you list the countries that border {country}?",
+        ),
+    },
+    "neighbor": {
+        "train": (
+            "Name a country that borders {country}.",
+            "Name one neighbor of {country}.",
+            "Can you name a neighbor of {country}?",
+            "Which country is next to {country}? One is enough.",
+            "Give me one country that borders {country}.",
+            "Do you know a country next to {country}?",
+            "Tell me one of the neighbors of {country}.",
+            "What is one of the neighbors of {country}?",
+            "I need one country that shares a border with {country}.",
+            "Could you name one country next to {country}?",
+            "Which country is a neighbor of {country}?",
+            "Name any neighbor of {country}, please.",
+        ),
+        "valid": (
+            "Give me one neighbor of {country}.",
+            "Can you name one country that borders {country}?",
+            "What is one country next to {country}?",
+            "Do you know a neighbor of {country}?",
+        ),
+        "test": (
+            "Please name one country that borders {country}.",
+            "Tell me a neighbor of {country}.",
+            "Could you give me one of the neighbors of {country}?",
+            "What is one country that shares a border with {country}?",
+        ),
+    },
+    "border": {
+        "train": (
+            "Does {country} border {other}?",
+            "Do {country} and {other} share a border?",
+            "Is {other} a neighbor of {country}?",
+            "Are {country} and {other} neighbors?",
+            "Does {country} share a border with {other}?",
+            "Do you know if {country} borders {other}?",
+            "Is there a border between {country} and {other}?",
+            "Is {country} next to {other}?",
+            "I think {country} borders {other}. Is that right?",
+            "Yes or no: does {country} border {other}?",
+            "Is it true that {country} and {other} are neighbors?",
+            "Tell me, is {country} next to {other}?",
+        ),
+        "valid": (
+            "Does {country} have a border with {other}?",
+            "Does {country} lie next to {other}?",
+            "Are {country} and {other} next to each other?",
+            "Can you tell me if {country} borders {other}?",
+        ),
+        "test": (
+            "Is {other} one of the neighbors of {country}?",
+            "Am I right that {country} borders {other}?",
+            "Do {country} and {other} border each other?",
+            "Is it true that {country} shares a border with {other}?",
+        ),
+    },
+}
+
+FOLLOW_UPS = {
+    "capital": {
+        "train": (
+            "And its capital?", "What is its capital?", "And the capital?",
+            "What about its capital?",
+            "Which city is the capital?", "And what is its capital called?",
+            "Do you know its capital, too?", "What is the capital of that country?",
+        ),
+        "valid": (
+            "And what is its capital?", "What's its capital city?", "Can you name its capital?",
+        ),
+        "test": (
+            "And what is the capital?", "Which city is its capital?", "And its capital city?",
+        ),
+    },
+    "continent": {
+        "train": (
+            "And its continent?", "Which continent is it in?", "What continent is that on?",
+            "And where is it? On which continent?", "What about the continent?",
+            "On which continent is that country?", "And which continent is that?",
+            "Can you tell me its continent?",
+        ),
+        "valid": (
+            "And which continent is it in?", "What continent is it on?",
+            "On which continent is it?",
+        ),
+        "test": (
+            "And what continent is it in?", "Which continent is that country in?",
+            "And on which continent is it?",
+        ),
+    },
+    "in_continent": {
+        "train": (
+            "Is it in {asked}?", "Is that in {asked}?", "And is it in {asked}?",
+            "So is it a country in {asked}?", "Does it lie in {asked}?",
+            "Is that country in {asked}?",
+            "It is in {asked}, right?", "Is it part of {asked}?",
+        ),
+        "valid": ("And is that in {asked}?", "So it is in {asked}?", "Is it located in {asked}?"),
+        "test": (
+            "So is that in {asked}?", "And does it lie in {asked}?",
+            "That is in {asked}, right?",
+        ),
+    },
+    "neighbors": {
+        "train": (
+            "And its neighbors?", "Which countries does it border?", "What are its neighbors?",
+            "What about its neighbors?", "Which countries border it?",
+            "And which neighbors does it have?",
+            "Who are its neighbors?", "Which countries are next to it?",
+        ),
+        "valid": (
+            "And what are its neighbors?", "What countries border it?",
+            "Can you list its neighbors?",
+        ),
+        "test": (
+            "And which countries does it border?", "What neighbors does it have?",
+            "Which are its neighbors?",
+        ),
+    },
+    "neighbor": {
+        "train": (
+            "Name one of its neighbors.", "Can you name a neighbor of it?",
+            "And one of its neighbors?",
+            "Which country is next to it? One is enough.", "Name a country that borders it.",
+            "What is one of its neighbors?", "Tell me one of its neighbors.",
+            "And a country next to it?",
+        ),
+        "valid": (
+            "Give me one of its neighbors.", "Can you name one of its neighbors?",
+            "And one neighbor?",
+        ),
+        "test": (
+            "Name one country that borders it.", "And what is one of its neighbors?",
+            "Could you name one of its neighbors?",
+        ),
+    },
+    "border": {
+        "train": (
+            "Does it border {other}?", "Is {other} a neighbor?", "And does it border {other}?",
+            "Does it share a border with {other}?", "Is it next to {other}?",
+            "Is {other} one of its neighbors?", "So does it border {other}?",
+            "Is that next to {other}?",
+        ),
+        "valid": (
+            "And is it next to {other}?", "Does that country border {other}?",
+            "Is {other} next to it?",
+        ),
+        "test": (
+            "And is {other} a neighbor?", "Does it have a border with {other}?",
+            "So is it next to {other}?",
+        ),
+    },
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Documents to training data: sections, instruction/response pairs, raw chunks."""

@@ -1,0 +1,60 @@
+"""A model's tokenizer without its weights: what it takes to look at data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_ft.config.schema import ModelConfig
+from mlx_ft.errors import ModelError
+from mlx_ft.models import hub
+from mlx_ft.models.folder import TOKENIZERS, read_config
+from mlx_ft.models.load import Located, locate
+from mlx_ft.models.read import read_tokenizer
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+# Everything that a repository has beside its weights and that is no code.
+SMALL_FILES = [pattern for pattern in hub.PATTERNS if not pattern.endswith(".safetensors")]
+
+
+def load_tokenizer(located: Located) -> TokenizerWrapper:
+    """The tokenizer of a model that is here. Raises ModelError."""
+    return read_tokenizer(located.path, located.config.get("eos_token_id"))
+
+
+def fetch_tokenizer(config: ModelConfig, cache_dir: Path) -> TokenizerWrapper:
+    """The tokenizer of any model; of one on the hub without downloading its weights.
+
+    Raises ModelError as `locate` does.
+    """
+    if not needs_download(config):
+        return load_tokenizer(locate(config, cache_dir))
+    from huggingface_hub import snapshot_download
+
+    name, revision = config.path, config.revision
+    found = hub.asking(
+        name,
+        revision,
+        lambda: snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=SMALL_FILES,
+            etag_timeout=hub.TIMEOUT_SECONDS,
+        ),
+    )
+    folder = Path(found)
+    content, faults = read_config(folder)
+    if not any((folder / file).is_file() for file in TOKENIZERS):
+        faults.append(f"no tokenizer: none of {', '.join(TOKENIZERS)} is there")
+    if content is None or faults:
+        raise ModelError(f"{name} cannot be used as a model:", faults)
+    return read_tokenizer(folder, content.get("eos_token_id"))
+
+
+def needs_download(config: ModelConfig) -> bool:
+    """Whether the model is on the hub and not yet here."""
+    if config.path == "embedded" or hub.classify(config.path)[0] != "hub":
+        return False
+    return hub.cached(config.path, config.revision) is None

@@ -1,0 +1,31 @@
+"""One signal, another one, and the same one sent twice."""
+
+import signal
+
+import pytest
+
+from mlx_ft import interrupt
+from mlx_ft.errors import Interrupted
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """The exit codes with which the process would have ended at once."""
+    codes: list[int] = []
+    monkeypatch.setattr(interrupt.os, "_exit", codes.append)
+    return codes
+
+
+def test_a_signal_sent_twice_counts_once_and_a_later_one_ends_at_once(ended, monkeypatch, capfd):
+    now = 100.0
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now)
+    with interrupt.StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert ended == []
+        assert capfd.readouterr().err.count("stopping") == 1
+        now += 2
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [143]
+        with pytest.raises(Interrupted, match="SIGINT"):
+            stop.check()

@@ -1,0 +1,86 @@
+"""What a run says when it has ended."""
+
+import pytest
+
+from mlx_ft.config.schema import Config
+from mlx_ft.evaluation import Answer
+from mlx_ft.outcome import left_behind, show_result
+
+SUMMARY = {
+    "steps": 130, "tokens": 123456, "tokens_per_second": 1234.5, "wall_seconds": 300.0,
+    "peak_memory_gb": 1.66, "trainable_parameters": 2_605_056, "total_parameters": 137_120_064,
+    "val_loss_before": 2.2, "val_loss_after": 0.04, "perplexity_before": 9.0,
+    "perplexity_after": 1.04, "accuracy_before": 0.0, "accuracy_after": 0.9, "best_step": 65,
+    "adapter_path": "/somewhere/run/adapter",
+}  # fmt: skip
+FIGURES = (
+    "130 steps, 123,456 tokens (1,234 per second), 300 s, peak 1.66 GB, "
+    "2,605,056 of 137,120,064 parameters"
+)
+
+
+@pytest.fixture
+def config():
+    config = Config()
+    config.data.metric = "exact_match"
+    return config
+
+
+def shown_text(capsys, config, samples=(), **changed):
+    show_result({**SUMMARY, **changed}, samples, "outputs/my run", config)
+    return capsys.readouterr().out
+
+
+def test_no_line_is_wrapped_where_stdout_is_no_terminal(config, capsys):
+    question = "Which countries " * 10
+    answer = Answer(question, "a", "b", correct=False)
+    lines = shown_text(capsys, config, [(None, answer)]).splitlines()
+    assert lines[-4] == FIGURES
+    assert lines[-3] == f"use it      mlx-ft generate --run 'outputs/my run' '{question}'"
+    assert lines[-2:] == ["look at it  mlx-ft ui", "change it   python train.py lora.rank=32"]
+
+
+def test_without_tracking_there_is_nothing_to_look_at(config, capsys):
+    config.tracking.backend = "none"
+    assert "mlx-ft ui" not in shown_text(capsys, config)
+
+
+def test_missing_figures_are_explained(config, capsys):
+    assert "- no" not in shown_text(capsys, config)
+    no_rows = shown_text(capsys, config, accuracy_after=None, val_loss_after=None)
+    assert "- no validation loss: there are no validation rows\n" in no_rows
+    assert "- no task accuracy: there are no test rows\n" in no_rows
+    config.data.metric, config.eval.before = "none", False
+    out = shown_text(capsys, config, accuracy_after=None)
+    assert "- no task accuracy: data.metric=none\n" in out
+    assert "- nothing measured before the training: eval.before=false\n" in out
+
+
+@pytest.mark.parametrize(
+    ("changed", "best", "expected"),
+    [
+        ({"steps": 0}, True, "Nothing was trained: no step was done. Run folder: r 1"),
+        (
+            {"adapter_path": None}, True,
+            "130 of 200 steps were done; no adapter could be saved. Run folder: r 1",
+        ),
+        (
+            {}, True,
+            "130 of 200 steps were done. The adapter of step 65, the best validated one, is saved "
+            "in r 1/adapter\nuse it      mlx-ft generate --run 'r 1' 'your question'",
+        ),
+        (
+            {}, False,
+            "130 of 200 steps were done. The adapter of step 130 is saved in r 1/adapter\n"
+            "use it      mlx-ft generate --run 'r 1' 'your question'",
+        ),
+        (
+            {"best_step": None}, True,
+            "130 of 200 steps were done. The adapter of step 130 is saved in r 1/adapter\n"
+            "use it      mlx-ft generate --run 'r 1' 'your question'",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_run_that_did_not_finish_left_behind(changed, best, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert left_behind({**SUMMARY, **changed}, tmp_path / "r 1", 200, best=best) == expected
