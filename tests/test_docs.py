@@ -9,6 +9,7 @@ import yaml
 
 from mlx_ft import cli, main
 from mlx_ft.config.compose import CommandLine, accept, check
+from mlx_ft.data.rows import FAULTS
 from mlx_ft.errors import ConfigError
 from tests.jobs import job, write_rows
 from tests.models import tiny
@@ -113,3 +114,11 @@ def test_commands_in_the_readme_exist():
     known = set(parser._subparsers._group_actions[0].choices)
     assert named
     assert named <= known
+
+
+def test_the_table_of_faults_is_that_of_the_code():
+    text = (ROOT / "docs" / "data.md").read_text()
+    assert (
+        dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", text[text.index("| Fault |") :], re.M))
+        == FAULTS
+    )

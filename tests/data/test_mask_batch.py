@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
@@ -66,6 +66,7 @@ def overlapping():
     return tokenizer
 
 
+@example(["xa<|im_end|>b", "a <|im_end|> b"])
 @settings(max_examples=60, deadline=None)
 @given(some=st.lists(texts, min_size=1, max_size=3))
 @pytest.mark.parametrize(
