@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import string
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from datasketch import MinHash
 
 from mlx_ft.data.rows import Conversation
 
@@ -22,6 +22,15 @@ _MIX = tuple(
 )
 
 
+_ASCII = str.maketrans(
+    string.ascii_uppercase + string.punctuation.replace("_", ""),
+    string.ascii_lowercase + " " * (len(string.punctuation) - 1),
+)
+# h(x) = a x + b mod 2^32 for odd a: 2-universal in its high bits (Dietzfelbinger et al. 1997).
+_RANDOM = np.random.Philox(20260).random_raw(2 * PERMUTATIONS).astype(np.uint32)
+_FACTORS, _OFFSETS = _RANDOM[:PERMUTATIONS] | np.uint32(1), _RANDOM[PERMUTATIONS:]
+
+
 class Signatures:
     """Collects the signatures of rows, some hundred at a time."""
 
@@ -31,19 +40,16 @@ class Signatures:
 
     def add(self, conversations: Sequence[Conversation]) -> None:
         """Append a signature for each row."""
-        words: list[int] = []
+        if len(self._ids) > 1_000_000:  # the memory of it must not grow with the file
+            self._ids.clear()
+        ids: list[int] = []
         ends = []
         for conversation in conversations:
             for text in _said(conversation):
-                words.extend(map(self._id, _WORDS.findall(text.casefold())))
-            ends.append(len(words))
-        shingles = _shingles(np.array(words, dtype=np.uint64))
-        pieces = _pieces(shingles, ends)
-        found = MinHash.generator(
-            pieces, num_perm=PERMUTATIONS, hashfunc=int, scheme="affine32", seed=1
-        )
-        values = np.array([m.hashvalues for m in found], dtype=np.uint32)
-        self._parts.append(values.reshape(-1, PERMUTATIONS))
+                ids.extend(map(self._id, _words(text)))
+            ends.append(len(ids))
+        shingles = _shingles(np.array(ids, dtype=np.uint64))
+        self._parts.append(_minima(shingles, np.array(ends, dtype=np.int64)))
 
     def all(self) -> np.ndarray:
         """(rows, PERMUTATIONS) uint32."""
@@ -53,10 +59,35 @@ class Signatures:
         """A number for a word: the same in every run, unlike `hash`."""
         known = self._ids.get(word)
         if known is None:
-            if len(self._ids) >= 2_000_000:  # the memory of it must not grow with the file
-                self._ids.clear()
             known = self._ids[word] = _stable_hash(word)
         return known
+
+
+def _words(text: str) -> list[str]:
+    if text.isascii():  # as the pattern does it, and several times faster
+        return text.translate(_ASCII).split()
+    return _WORDS.findall(text.casefold())
+
+
+def _minima(shingles: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(rows, PERMUTATIONS) uint32: the least value of every hash function over each row.
+
+    shingles: (words,) uint32, of which row r has those from ends[r - 1] on; the last two begin in
+    it and end in the next one, so only rows of fewer than three words use theirs.
+    """
+    begins = np.concatenate([[0], ends[:-1]])
+    counts = np.maximum(ends - begins - (SHINGLE - 1), np.minimum(ends - begins, 1))
+    if not counts.sum():
+        return np.full((len(ends), PERMUTATIONS), np.iinfo(np.uint32).max, np.uint32)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    kept = np.repeat(begins - starts, counts) + np.arange(counts.sum())
+    chosen = shingles[kept]
+    filled = counts > 0
+    found = np.full((len(ends), PERMUTATIONS), np.iinfo(np.uint32).max, np.uint32)
+    for i in range(PERMUTATIONS):
+        values = chosen * _FACTORS[i] + _OFFSETS[i]
+        found[filled, i] = np.minimum.reduceat(values, starts[filled])
+    return found
 
 
 def _said(conversation: Conversation) -> Iterator[str]:
@@ -82,16 +113,7 @@ def _shingles(words: np.ndarray) -> np.ndarray:
     for i, factor in enumerate(_MIX):
         mixed = (mixed ^ padded[i : i + len(words)]) * factor
         mixed ^= mixed >> np.uint64(29)
-    return mixed >> np.uint64(32)
-
-
-def _pieces(shingles: np.ndarray, ends: Iterable[int]) -> Iterator[list[int]]:
-    """The shingles of each row; a row of fewer than three words has one."""
-    begin = 0
-    for end in ends:
-        piece = shingles[begin : max(begin + 1, end - SHINGLE + 1)]
-        yield np.unique(piece).tolist() if end > begin else []
-        begin = end
+    return (mixed >> np.uint64(32)).astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,13 @@ class Groups:
     def repeats(self) -> int:
         """Rows beyond the first of each group."""
         return len(self.of) - len(np.unique(self.of))
+
+    def pairs(self, these: np.ndarray) -> np.ndarray:
+        """(repeats, 2) of `these` rows: each that repeats another, and the first of its group."""
+        _, first, inverse = np.unique(self.of[these], return_index=True, return_inverse=True)
+        before = first[inverse]
+        again = np.flatnonzero(before != np.arange(len(these)))
+        return np.stack([these[again], these[before[again]]], axis=1)
 
     def shared(self, these: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Which rows of `these` have a likeness among `others`; both are row indices."""

@@ -17,6 +17,7 @@ from mlx_ft.data import formats
 from mlx_ft.data.rows import Conversation, Record
 
 SPLITS = ("train", "valid", "test")
+COUNTED = 10_000  # examples looked at together, so that memory does not grow with their number
 
 
 class Tokens(NamedTuple):
@@ -123,11 +124,9 @@ class Writer(AbstractContextManager["Writer"]):
 
     def example(self, tokens: np.ndarray, targets: np.ndarray, endless: int) -> None:
         """Add an example of the row added last."""
-        self._tokens.write(np.ascontiguousarray(tokens, np.int32).data)
-        self._targets.write(np.ascontiguousarray(targets, np.bool_).view(np.uint8).data)
-        spans = int(targets[0]) + int(np.count_nonzero(targets[1:] & ~targets[:-1]))
-        row = len(self._rows) - 1
-        self._examples.append((row, self._length, len(tokens), int(targets.sum()), spans, endless))
+        self._tokens.write(tokens.astype(np.int32, copy=False).tobytes())
+        self._targets.write(targets.astype(np.bool_, copy=False).tobytes())
+        self._examples.append((len(self._rows) - 1, self._length, len(tokens), 0, 0, endless))
         self._length += len(tokens)
 
     def rows(self) -> np.ndarray:
@@ -136,9 +135,25 @@ class Writer(AbstractContextManager["Writer"]):
 
     def close(self, rows: np.ndarray) -> None:
         """Write the tables. rows: those of `rows()`, with their splits."""
+        self._targets.flush()
+        examples = self._examples.array()
+        _count_targets(examples, _mapped(self.folder / "targets.u8", np.dtype(np.bool_)))
         np.save(self.folder / "rows.npy", rows)
-        np.save(self.folder / "examples.npy", self._examples.array())
+        np.save(self.folder / "examples.npy", examples)
         np.save(self.folder / "offsets.npy", np.array(self._offsets, dtype=np.int64))
+
+
+def _count_targets(examples: np.ndarray, targets: np.ndarray) -> None:
+    """Fill in `targets` and `spans` (stretches of targets) of each example."""
+    for i in range(0, len(examples), COUNTED):
+        some = examples[i : i + COUNTED]
+        first, last = int(some["start"][0]), int(some["start"][-1] + some["length"][-1])
+        block, starts = targets[first:last], some["start"] - first
+        begins = block.copy()
+        begins[1:] &= ~block[:-1]
+        begins[starts] = block[starts]
+        some["targets"] = np.add.reduceat(block, starts, dtype=np.int32)
+        some["spans"] = np.add.reduceat(begins, starts, dtype=np.int32)
 
 
 @dataclass(frozen=True)

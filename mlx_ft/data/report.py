@@ -19,6 +19,7 @@ from mlx_ft.data.tally import COUNTS, FaultLog, Tally
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 SHOWN_LEAKS = 20
+SHOWN_REPEATS = 20  # of each split, exact or near
 SAMPLED_ROWS = 2000  # for the scripts
 # Ranges of letters (Unicode blocks); what is in none of them is `other`.
 SCRIPTS = {
@@ -125,7 +126,7 @@ def make(
         "faults": faults.as_list(),
         "first_faults": faults.shown(),
         "max_seq_length": max_seq_length,
-        "splits": {name: _split(encoded, name, groups, labels) for name in SPLITS},
+        "splits": {name: _split(found, encoded, name, groups, labels) for name in SPLITS},
         "overlap": _overlap(found, encoded, groups),
         "roles": dict(collected.roles),
         "scripts": collected.script_shares(),
@@ -138,7 +139,11 @@ def make(
 
 
 def _split(
-    encoded: Encoded, name: str, groups: Groups, labels: Sequence[str | None]
+    found: sources.Sources,
+    encoded: Encoded,
+    name: str,
+    groups: Groups,
+    labels: Sequence[str | None],
 ) -> dict[str, Any]:
     chosen = np.flatnonzero(encoded.rows["split"] == SPLITS.index(name))
     rows = encoded.rows[chosen]
@@ -153,6 +158,10 @@ def _split(
         "labels": dict(label_counts),
         "duplicates": exact,
         "near_duplicates": Groups(groups.of[chosen]).repeats() - exact,
+        "first_repeats": [
+            [_where(found, encoded, row), _where(found, encoded, first)]
+            for row, first in groups.pairs(chosen)[:SHOWN_REPEATS].tolist()
+        ],
         "truncated_rows": int((rows["truncated"] > 0).sum()),
         "truncated_tokens": int(rows["truncated"].sum()),
         **token_stats(examples),

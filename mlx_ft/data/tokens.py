@@ -49,6 +49,7 @@ class Encoder:
         self._backend = _backend(tokenizer)
         self._cut = self._cutter(rendered)
         self._known: dict[str, list[int]] = {}
+        self._split: dict[str, list[str]] = {}
         self._control: dict[int, bool] = {}
         self._blank: dict[int, bool] = {}
         plain = tokenizer.encode("", add_special_tokens=True)
@@ -58,14 +59,14 @@ class Encoder:
     def prefetch(self, texts: Iterable[str]) -> None:
         """Encode the pieces of `texts` in one call, and forget those of the call before."""
         texts = list(texts)
-        self._known = {}
+        self._known, self._split = {}, {}
         if self._backend is None or not texts:
             return
         self._known = self._batch(texts)
         longest = max(texts, key=len)
         whole = self._backend.encode(longest, add_special_tokens=False).ids
         if self.plain(longest) != whole:  # cutting does change something after all
-            self._cut = None
+            self._cut, self._split = None, {}
             self._known = self._batch(texts)
 
     def encode(self, text: str) -> list[int]:
@@ -136,7 +137,8 @@ class Encoder:
     def _pieces(self, text: str) -> list[str]:
         if self._cut is None:
             return [text]
-        return [piece for piece in self._cut.split(text) if piece] or [text]
+        known = self._split.get(text)
+        return known or [piece for piece in self._cut.split(text) if piece] or [text]
 
     def _cutter(self, rendered: str) -> re.Pattern[str] | None:
         """Matches before the control tokens of `rendered`, if cutting there changes nothing."""
@@ -158,7 +160,8 @@ class Encoder:
         return re.compile(f"(?={'|'.join(map(re.escape, controls))})")
 
     def _batch(self, texts: list[str]) -> dict[str, list[int]]:
-        pieces = list({piece: None for text in texts for piece in self._pieces(text)})
+        self._split = {text: self._pieces(text) for text in texts}
+        pieces = list({piece: None for split in self._split.values() for piece in split})
         encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
         return {piece: encoding.ids for piece, encoding in zip(pieces, encodings, strict=True)}
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasketch import MinHash
 
-from mlx_ft.data.duplicates import PERMUTATIONS, Signatures, group
+from mlx_ft.data.duplicates import _WORDS, PERMUTATIONS, Signatures, _words, group
 from mlx_ft.data.rows import Conversation, Message, Record
 
 WORDS = [f"word{i}" for i in range(3000)]
@@ -90,6 +91,31 @@ def test_the_estimate_is_that_of_the_exact_similarity(changed):
 def jaccard(a, b):
     shingles = [{tuple(words[i : i + 3]) for i in range(len(words) - 2)} for words in (a, b)]
     return len(shingles[0] & shingles[1]) / len(shingles[0] | shingles[1])
+
+
+def test_the_signatures_rank_pairs_as_datasketch_does():
+    rng = random.Random(9)
+    ours, theirs = [], []
+    for changed in range(0, 60, 2):
+        words = text(rng, 100).split()
+        other = [f"o{i}" if i < changed else word for i, word in enumerate(words)]
+        a, b = signatures([row(" ".join(words)), row(" ".join(other))])
+        ours.append(float(np.mean(a == b)))
+        hashes = []
+        for said in (words, other):
+            minhash = MinHash(num_perm=256, seed=3)
+            minhash.update_batch(
+                [" ".join(said[i : i + 3]).encode() for i in range(len(said) - 2)]
+            )
+            hashes.append(minhash)
+        theirs.append(hashes[0].jaccard(hashes[1]))
+    assert np.abs(np.array(ours) - theirs).max() < 0.25  # of 64 and 256 coin tosses
+    assert abs(np.mean(np.array(ours) - theirs)) < 0.04
+
+
+def test_the_fast_way_with_ascii_text_gives_the_same_words():
+    said = "It's 3.5 o'clock, Bob_2 -- said \"NO\"; (x+y)/2 = z\ta\nb"
+    assert _words(said) == _WORDS.findall(said.casefold())
 
 
 def test_text_without_spaces_is_compared_by_its_characters():

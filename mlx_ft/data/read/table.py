@@ -185,16 +185,28 @@ class _Records:
                     cells = self._cells(text)
                 except RowError:
                     break
-                if cells is not None and len(cells) == (len(self.names) or len(cells)):
+                if cells is None:
+                    continue
+                if len(cells) == (len(self.names) or len(cells)) or not self._own(taken):
                     return cells, text
-                if cells is not None:
-                    break
+                break
         self.lines.back(taken)
         sentence = (
             "a quote begins in this line that no later line ends properly; close it, and write a "
             'quote inside of quotes twice ("")'
         )
         raise RowError(Fault("columns", sentence))
+
+    def _own(self, lines: list[Line | BadRow]) -> bool:
+        """Whether any of these lines is a proper record by itself, so not part of another one."""
+        for line in lines:
+            try:
+                cells = None if isinstance(line, BadRow) else self._cells(line[1])
+            except RowError:
+                continue
+            if cells is not None and len(cells) == len(self.names):
+                return True
+        return False
 
     def _cells(self, text: str) -> list[str] | None:
         """The cells of a record; None when a quote is still open."""
