@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 environment="${MLX_FT_PEERS_ENV:-$HOME/.cache/mlx-ft-peers}/peft"
 vectors=$(mktemp -d)
-trap 'rm -rf "$vectors"' EXIT
+full=$(mktemp -d)
+trap 'rm -rf "$vectors" "$full"' EXIT
 
 if ! cmp --quiet tests/peers/requirements.txt "$environment/requirements.txt"; then
     python3 -m venv --clear "$environment"
@@ -16,6 +17,17 @@ fi
 echo "torch computes the vectors again; the committed ones must be the same"
 "$environment/bin/python" -W ignore tests/peers/peft_gradients.py "$vectors" \
     --check tests/peers/vectors
+
+mistral="${MLX_FT_PEERS_ENV:-$HOME/.cache/mlx-ft-peers}/mistral"
+if ! cmp --quiet tests/peers/requirements-mistral.txt "$mistral/requirements-mistral.txt"; then
+    python3 -m venv --clear "$mistral"
+    "$mistral/bin/pip" install --quiet -r tests/peers/requirements-mistral.txt
+    cp tests/peers/requirements-mistral.txt "$mistral/"
+fi
+echo "mistral-common tokenizes again: the committed ids, and its whole vocabulary"
+"$mistral/bin/python" tests/peers/mistral_vectors.py tests/peers/vectors/mistral_v3.json --check
+"$mistral/bin/python" tests/peers/mistral_vectors.py "$full/mistral.json" --full
+MLX_FT_MISTRAL_VECTORS="$full/mistral.json" python3 -m uv run pytest tests/data/test_mask_system.py
 
 echo "ours against them"
 MLX_FT_PEER_VECTORS="$vectors" python3 -m uv run pytest -s tests/peers

@@ -14,7 +14,7 @@ from mlx_ft.datasets.geography_chat.write import SWITCHABLE, Row, Turn, Writer, 
 from mlx_ft.datasets.geography_sql.make import render
 from mlx_ft.datasets.geography_sql.splits import SPLITS, shuffled
 
-SEED = 20261
+SEED = 20262
 TRAIN_ROWS = 1000
 ROUNDS = 4  # how often training goes through the facts about each country
 LONGEST = 3  # turns of a conversation
