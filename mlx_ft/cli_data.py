@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_ft.errors import DataError
+from mlx_ft.errors import DataError, OutputError
 
 if TYPE_CHECKING:
     from mlx_ft.config.schema import Config
+    from mlx_ft.data.prepare import Dataset
+    from mlx_ft.data_report import Outlook
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -75,47 +77,74 @@ def _validate(args: argparse.Namespace) -> int:
 
     cache_dir = Path(config.paths.cache_dir).expanduser()
     runtime.prepare(config.threads, cache_dir)
-    from mlx_ft import data_report, memory, trainer
+    from mlx_ft import data_report, memory
     from mlx_ft.console import configure_logging
     from mlx_ft.data import sources
-    from mlx_ft.data.arrays import pad_id
-    from mlx_ft.data.batch import Batches
     from mlx_ft.data.prepare import prepare
-    from mlx_ft.data.tally import allowed
+    from mlx_ft.data.tally import refused
     from mlx_ft.models.tokenizer import fetch_tokenizer
 
     configure_logging("warning" if args.json else config.log_level)
-    sources.find(config.data)  # a missing file is told before anything is loaded
+    found = sources.find(config.data)  # a missing file is told before anything is loaded
+    if args.out is not None:
+        _check_out(args.out, [source.path for source in found.all])
     device = runtime.select_device(config.device)
     resolved = memory.resolve(config, device)
-    profile = resolved.memory_profile
+    length = resolved.memory_profile.max_seq_length
     tokenizer = fetch_tokenizer(resolved.model, cache_dir)
-    dataset = prepare(
-        config.data, tokenizer, profile.max_seq_length, config.seed, cache_dir, accept_faults=True
-    )
-    ahead = None
-    if len(dataset.train):
-        batches = Batches(
-            dataset.train, profile.micro_batch_size, config.seed, pad_id=pad_id(tokenizer),
-            weights=dataset.weights,
-        )  # fmt: skip
-        plan = trainer.plan(config.train, len(batches), profile.grad_accumulation_steps)
-        name = "SmolLM2-135M-Instruct" if config.model.path == "embedded" else config.model.path
-        speed = data_report.measured_speed(Path(config.paths.output_dir), name, device)
-        ahead = data_report.outlook(dataset, batches, plan.steps, plan.epochs, speed)
-    written = data_report.write(args.out or _default_folder(config, dataset.digest), dataset, ahead)
-    counts = dataset.report["rows"]
-    faulty = counts["rejected"] - counts["dropped"]
-    usable = faulty <= allowed(config.data.max_errors, counts["rows"]) and len(dataset.train) > 0
+    dataset = prepare(config.data, tokenizer, length, config.seed, cache_dir, accept_faults=True)
+    ahead = _outlook(resolved, dataset, tokenizer, device) if len(dataset.train) else None
+    folder = args.out or _default_folder(config, dataset.digest)
+    try:
+        written = data_report.write(folder, dataset, ahead)
+    except OSError as error:
+        reason = f"{error.strerror or error}. Choose another folder with --out"
+        raise OutputError(f"the report cannot be written to {folder}: {reason}") from error
+    refusal = refused(dataset.report, config.data.max_errors)
     if args.json:
         print(written[0].read_text("utf-8"), end="")
     else:
         print("\n".join(data_report.lines(dataset.report, ahead)))
         print(f"\nwritten: {', '.join(str(path) for path in written)}")
-        print(
-            "verdict: " + ("fit for training" if usable else "not fit for training: see the faults")
+        print(f"verdict: {_verdict(dataset.report, refusal)}")
+    return 0 if refusal is None else 2
+
+
+def _verdict(report: dict[str, Any], refusal: DataError | None) -> str:
+    if refusal is None:
+        return "fit for training"
+    return "not fit for training: " + ("see the faults" if report["faults"] else refusal.message)
+
+
+def _check_out(folder: Path, read: Sequence[Path]) -> None:
+    """Raises OutputError: not after minutes of work, and never in place of mended rows."""
+    from mlx_ft.data.prepare import QUARANTINE
+    from mlx_ft.runfolder import writable
+
+    if reason := writable(folder, folder):
+        raise OutputError(f"--out: cannot write to {folder}: {reason}. Choose another folder")
+    if any(path.resolve() == (folder / QUARANTINE).resolve() for path in read):
+        raise OutputError(
+            f"--out: {folder / QUARANTINE} is among the rows to be read, and a new one may take "
+            "its place. Choose another folder"
         )
-    return 0 if usable else 2
+
+
+def _outlook(config: Config, dataset: Dataset, tokenizer: Any, device: str) -> Outlook:
+    """What training on the dataset will be."""
+    from mlx_ft import data_report, trainer
+    from mlx_ft.data.arrays import pad_id
+    from mlx_ft.data.batch import Batches
+
+    profile = config.memory_profile
+    batches = Batches(
+        dataset.train, profile.micro_batch_size, config.seed, pad_id=pad_id(tokenizer),
+        weights=dataset.weights,
+    )  # fmt: skip
+    plan = trainer.plan(config.train, len(batches), profile.grad_accumulation_steps)
+    name = "SmolLM2-135M-Instruct" if config.model.path == "embedded" else config.model.path
+    speed = data_report.measured_speed(Path(config.paths.output_dir), name, device)
+    return data_report.outlook(dataset, batches, plan.steps, plan.epochs, speed)
 
 
 def _default_folder(config: Config, digest: str) -> Path:
@@ -129,10 +158,10 @@ def _list(_: argparse.Namespace) -> int:
     from mlx_ft.datasets import descriptions
 
     for name, about in descriptions().items():
-        print(f"{name:<18} {about.title}")
-        print(f"{'':<18} {about.rows}")
-        print(f"{'':<18} {about.source}; {about.licence}")
-        print(f"{'':<18} python train.py data={name}\n")
+        rows = ", ".join(f"{split} {count:,}" for split, count in about.rows.items())
+        print(f"{name:<18}{about.title}")
+        print(f"{'':<18}{rows}; {about.licence}; {about.source}")
+    print("\nTrain on one with: python train.py data=NAME")
     return 0
 
 
@@ -140,6 +169,7 @@ def _convert(args: argparse.Namespace) -> int:
     from mlx_ft.data import write
     from mlx_ft.data.convert import LOSSES
     from mlx_ft.data.formats import FORMATS
+    from mlx_ft.runfolder import writable
 
     if args.format not in ("auto", "sharegpt", *FORMATS):
         raise DataError(f"--format: found {args.format!r}; expected auto, {', '.join(FORMATS)}")
@@ -147,9 +177,17 @@ def _convert(args: argparse.Namespace) -> int:
         raise DataError(f"{args.target} exists. Give another name, or --overwrite")
     if not args.source.is_file():
         raise DataError(f"{args.source} is not a file")
+    if args.target.exists() and args.target.samefile(args.source):
+        raise DataError(f"{args.target} is read and cannot be written at once: give another name")
+    if reason := writable(None, args.target.parent):
+        raise OutputError(f"{args.target} cannot be written: {reason}. Give another name")
     lost: Counter[str] = Counter()
     faults: list[str] = []
-    number = write.write_rows(args.target, _converted(args, lost, faults))
+    try:
+        args.target.parent.mkdir(parents=True, exist_ok=True)
+        number = write.write_rows(args.target, _converted(args, lost, faults))
+    except OSError as error:
+        raise OutputError(f"{args.target} cannot be written: {error.strerror or error}") from error
     for code, count in lost.most_common():
         print(f"{args.to} has no place for {LOSSES[code]}: {count:,} rows", file=sys.stderr)
     for fault in faults[:SHOWN_FAULTS]:
