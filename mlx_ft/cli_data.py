@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_ft.errors import DataError, OutputError
+from mlx_ft.errors import DataError, MlxFtError, OutputError
 
 if TYPE_CHECKING:
     from mlx_ft.config.schema import Config
     from mlx_ft.data.prepare import Dataset
+    from mlx_ft.data.read import ReadStats
     from mlx_ft.data_report import Outlook
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -135,6 +136,7 @@ def _outlook(config: Config, dataset: Dataset, tokenizer: Any, device: str) -> O
     from mlx_ft import data_report, trainer
     from mlx_ft.data.arrays import pad_id
     from mlx_ft.data.batch import Batches
+    from mlx_ft.models.load import model_name
 
     profile = config.memory_profile
     batches = Batches(
@@ -142,7 +144,7 @@ def _outlook(config: Config, dataset: Dataset, tokenizer: Any, device: str) -> O
         weights=dataset.weights,
     )  # fmt: skip
     plan = trainer.plan(config.train, len(batches), profile.grad_accumulation_steps)
-    name = "SmolLM2-135M-Instruct" if config.model.path == "embedded" else config.model.path
+    name = model_name(config.model.path)
     speed = data_report.measured_speed(Path(config.paths.output_dir), name, device)
     return data_report.outlook(dataset, batches, plan.steps, plan.epochs, speed)
 
@@ -169,6 +171,7 @@ def _convert(args: argparse.Namespace) -> int:
     from mlx_ft.data import write
     from mlx_ft.data.convert import LOSSES
     from mlx_ft.data.formats import FORMATS
+    from mlx_ft.data.read import ReadStats
     from mlx_ft.runfolder import writable
 
     if args.format not in ("auto", "sharegpt", *FORMATS):
@@ -183,11 +186,14 @@ def _convert(args: argparse.Namespace) -> int:
         raise OutputError(f"{args.target} cannot be written: {reason}. Give another name")
     lost: Counter[str] = Counter()
     faults: list[str] = []
+    stats = ReadStats()
     try:
         args.target.parent.mkdir(parents=True, exist_ok=True)
-        number = write.write_rows(args.target, _converted(args, lost, faults))
+        number = write.write_rows(args.target, _converted(args, stats, lost, faults))
     except OSError as error:
         raise OutputError(f"{args.target} cannot be written: {error.strerror or error}") from error
+    for note in stats.notes:
+        print(note, file=sys.stderr)
     for code, count in lost.most_common():
         print(f"{args.to} has no place for {LOSSES[code]}: {count:,} rows", file=sys.stderr)
     for fault in faults[:SHOWN_FAULTS]:
@@ -199,7 +205,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _converted(
-    args: argparse.Namespace, lost: Counter[str], faults: list[str]
+    args: argparse.Namespace, stats: ReadStats, lost: Counter[str], faults: list[str]
 ) -> Iterator[dict[str, Any]]:
     """The rows in their new format, one at a time; what cannot be expressed becomes a fault."""
     from mlx_ft.data.convert import convert
@@ -207,7 +213,8 @@ def _converted(
     from mlx_ft.data.read import read
     from mlx_ft.data.rows import BadRow, RowError
 
-    for record in read(args.source):
+    number = 0
+    for record in read(args.source, stats):
         if isinstance(record, BadRow):
             faults.append(f"{record.where}: {record.sentence}")
             continue
@@ -217,4 +224,7 @@ def _converted(
             faults.append(f"{record.where}: {'; '.join(error.faults)}")
             continue
         lost.update(losses)
+        number += 1
         yield row
+    if not number:  # an empty file would take the place of what is there
+        raise MlxFtError(f"No row of {args.source} can be converted.", faults[:SHOWN_FAULTS])

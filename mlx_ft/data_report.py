@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from mlx_ft.plots import png
 from mlx_ft.plots_data import data_figure
 
 TITLES = {"train": "training", "valid": "validation", "test": "test"}
+SHOWN_KEYS = 8  # of each file
 SHOWN_FAULTS = 3  # of each code; the JSON file has fifty, the quarantine file all
 
 
@@ -46,8 +48,7 @@ def outlook(
 
 def measured_speed(output_dir: Path, model: str, device: str) -> tuple[float, str] | None:
     """Tokens per second of the newest finished run with this model on this device."""
-    files = sorted(output_dir.glob("runs/*/summary.json"), key=lambda file: file.stat().st_mtime)
-    for file in reversed(files):
+    for file in sorted(output_dir.glob("runs/*/summary.json"), key=_modified, reverse=True):
         try:
             summary = json.loads(file.read_text("utf-8"))
             same = (summary["model"], summary["device"], summary["status"]) == (
@@ -62,6 +63,13 @@ def measured_speed(output_dir: Path, model: str, device: str) -> tuple[float, st
     return None
 
 
+def _modified(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return 0.0
+
+
 def write(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
     """Write `report.json`, `report.png` and, where rows were rejected, `quarantine.jsonl`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +77,13 @@ def write(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
     content["outlook"] = asdict(ahead) if ahead else None
     written = [folder / "report.json", folder / "report.png"]
     written[0].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    written[1].write_bytes(png(data_figure(dataset.report)))
-    for path in sorted(dataset.quarantine.parent.glob(f"{dataset.quarantine.stem}*")):
+    with warnings.catch_warnings():  # names in scripts that the font lacks: boxes will do
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        written[1].write_bytes(png(data_figure(dataset.report)))
+    for path in (dataset.quarantine, dataset.reasons):
         target = folder / path.name
-        target.unlink(missing_ok=True)
-        if path.stat().st_size:
+        target.unlink(missing_ok=True)  # of an earlier report
+        if path.exists() and path.stat().st_size:
             shutil.copyfile(path, target)
             written.append(target)
     return written
@@ -90,6 +100,9 @@ def lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
         kinds = ", ".join(f"{name} {count:,}" for name, count in file["formats"].items())
         weight = "" if file["weight"] == 1 else f", weight {file['weight']:g}"
         yield f"  {file['path']} ({TITLES[file['split']]}{weight}): {kinds or 'no usable row'}"
+        if unused := file["unused_keys"]:
+            names = [f"{key} ({count:,})" for key, count in list(unused.items())[:SHOWN_KEYS]]
+            yield f"    keys that training does not use: {', '.join(names)}"
     yield ""
     yield from _table(report)
     yield from _faults(report)

@@ -55,13 +55,15 @@ def _lengths(axes: Axes, report: Mapping[str, Any], key: str, title: str) -> Non
         )  # fmt: skip
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_ylabel("% of examples")
-    axes.legend(frameon=False, fontsize=9)
+    if axes.get_legend_handles_labels()[0]:  # else no row could be used
+        axes.legend(frameon=False, fontsize=9)
 
 
 def _fates(axes: Axes, report: Mapping[str, Any]) -> None:
     """One bar a file: kept, cut, set aside, rejected."""
     files = report["files"][:8]
     names = [f"{file['path'].rsplit('/', 1)[-1][-28:]} ({file['split']})" for file in files]
+    places = range(len(files))  # names repeat: a/rows.jsonl and b/rows.jsonl
     left = [0.0] * len(files)
     for title, color, counts in (
         ("kept", KEPT, [file["kept"] - file["set_aside"] for file in files]),
@@ -70,15 +72,17 @@ def _fates(axes: Axes, report: Mapping[str, Any]) -> None:
         ("rejected", REJECTED, [file["rejected"] for file in files]),
     ):
         if any(counts):
-            axes.barh(names, counts, left=left, color=color, label=title, height=0.6)
+            axes.barh(places, counts, left=left, color=color, label=title, height=0.6)
         left = [a + b for a, b in zip(left, counts, strict=True)]
+    axes.set_yticks(places, names, parse_math=False)
     axes.invert_yaxis()
     more = len(report["files"]) - len(files)
     axes.set_title(
         "Rows of each file" + (f" (and {more} more files)" if more else ""), loc="left", fontsize=11
     )
     axes.set_xlim(0, 1.02 * max([*left, 1]))
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, loc="lower right")
 
 
 def _words(axes: Axes, report: Mapping[str, Any]) -> None:

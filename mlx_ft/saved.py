@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,14 +108,24 @@ def _from_there(config: Config, start: Path) -> Config:
         model = replace(model, path=_joined(start, model.path))
     data = replace(
         data,
-        path=_joined(start, data.path)
+        path=_data_path(start, data.path)
         if isinstance(data.path, str)
-        else [{**entry, "path": _joined(start, entry["path"])} for entry in data.path],
+        else [{**entry, "path": _data_path(start, entry["path"])} for entry in data.path],
         valid_path=data.valid_path and _joined(start, data.valid_path),
         test_path=data.test_path and _joined(start, data.test_path),
         database=data.database and _joined(start, data.database),
+        template=_joined(start, data.template)
+        if data.template and data.template.endswith(".jinja")
+        else data.template,
     )
     return replace(config, model=model, data=data)
+
+
+def _data_path(start: Path, given: str) -> str:
+    """`org/name` that is no file there was, and is, a dataset of the hub."""
+    hub_like = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", given) is not None
+    known = (start / given).exists() or (start / given).parent.exists()
+    return given if hub_like and not known else _joined(start, given)
 
 
 def _joined(start: Path, given: str) -> str:

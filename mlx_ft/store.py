@@ -94,7 +94,7 @@ def _rename(scratch: Path, target: Path) -> None:
         except OSError:  # a folder is there: another process's, or a damaged one
             if not target.exists():
                 raise
-        if not damage(target):
+        if not damage(target, hashes=True):  # other bytes of the same number, too
             return
         aside = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}damaged-", dir=target.parent))
         try:

@@ -22,24 +22,22 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from mlx_ft import runtime
-
-runtime.prepare()
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from mlx_ft import runtime
 from mlx_ft.config.schema import DataConfig, ModelConfig
 from mlx_ft.data import duplicates, formats
 from mlx_ft.data.prepare import Dataset, prepare
 from mlx_ft.data.rows import FAULTS, Record
 from mlx_ft.models.tokenizer import fetch_tokenizer
 
+ROOT = Path(__file__).resolve().parent.parent
 SHARE = 0.01
 MAX_TOKENS = 512
 LONG = 700  # words: more than MAX_TOKENS tokens
@@ -67,22 +65,28 @@ class Text:
         self.rng = rng
 
     def said(self, fewest: int = 6, most: int = 40) -> str:
+        """A sentence of so many words."""
         count = self.rng.randint(fewest, most)
         return " ".join(self.rng.choices(self.words, k=count)).capitalize() + "."
 
     def turns(self, fewest: int = 6, most: int = 40) -> Rows:
+        """One to three questions with their answers."""
         roles = ["user", "assistant"] * self.rng.choice((1, 1, 2, 3))
         return [{"role": role, "content": self.said(fewest, most)} for role in roles]
 
     def chat(self, **more: Any) -> dict[str, Any]:
+        """A good row."""
         return {"messages": self.turns(), **more}
 
     def call(self, arguments: Any = "{}", **more: Any) -> dict[str, Any]:
+        """A turn that calls a tool."""
         function = {"name": "web_search", "arguments": arguments}
-        return {"role": "assistant", "content": None, "tool_calls": [{"function": function}], **more}
+        calls = [{"function": function}]
+        return {"role": "assistant", "content": None, "tool_calls": calls, **more}
 
 
 def line(fields: Any) -> bytes:
+    """A row as a line of JSON Lines."""
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
@@ -92,6 +96,7 @@ def replaced(old: bytes, new: bytes) -> Faulty:
 
 
 def row(make: Callable[[Text], Any]) -> Faulty:
+    """A way to make a row that may be any value."""
     return lambda _, text: line(make(text))
 
 
@@ -107,17 +112,19 @@ def with_turn(place: int, **turn: Any) -> Faulty:
 
 
 def cut(rng: random.Random, text: Text) -> bytes:
+    """A row that breaks off."""
     whole = line(text.chat())
     return whole[: rng.randrange(1, len(whole))]
 
 
 def pair(text: Text) -> dict[str, str]:
+    """A good row of two texts."""
     return {"prompt": text.said(), "completion": text.said()}
 
 
 # Code -> ways for a row of JSON Lines to have it.
 WAYS: dict[str, list[Faulty]] = {
-    "encoding": [replaced(b". ", b"\xe9 "), replaced(b'."', b'\xff"'), replaced(b"e", b"\x80e")],
+    "encoding": [replaced(b'."', b'\xe9."'), replaced(b'."', b'\xff"'), replaced(b"e", b"\x80e")],
     "json_syntax": [
         cut,
         replaced(b'"messages"', b"'messages'"),
@@ -164,7 +171,7 @@ WAYS: dict[str, list[Faulty]] = {
         row(lambda text: {"messages": text.turns()[:1]}),
         lambda *_: b'{"messages": []}',
     ],
-    "label": [row(lambda text: text.chat(label=label)) for label in ("desireable", [1], 0.5)],
+    "label": [row(partial(Text.chat, label=label)) for label in ("desireable", [1], 0.5)],
     "no_preference": [
         row(lambda text: {"prompt": "Which?", "chosen": (same := text.said()), "rejected": same}),
     ],
@@ -187,7 +194,7 @@ WAYS: dict[str, list[Faulty]] = {
 # With data.template=MERGING and data.overlong=truncate_right.
 RENDERED: dict[str, list[Faulty]] = {
     "template_refused": [
-        row(lambda text: text.chat(tools=[{"type": "function", "function": {"name": "web_search"}}])),
+        row(lambda text: text.chat(tools=[{"name": "web_search", "parameters": {}}])),
         row(lambda text: {"messages": [*text.turns(), text.call()]}),
     ],
     "mask_in_doubt": [
@@ -223,6 +230,7 @@ class Proof:
         self.planted_codes: set[str] = set()
 
     def prepared(self, **config: Any) -> Dataset:
+        """The dataset of some files, rejected rows and all."""
         self.tokenizer.chat_template = self.own_template
         config = {"cache": False, "valid_fraction": 0.0, **config}
         return prepare(
@@ -230,6 +238,7 @@ class Proof:
         )
 
     def say(self, what: str, planted: int, found: int, others: int) -> None:
+        """A line of the table."""
         right = planted == found and not others
         self.wrong += not right
         print(f"{what:<28}{planted:>9,}{found:>9,}{others:>9,}  {'' if right else 'WRONG'}")
@@ -263,7 +272,8 @@ class Proof:
         for where in list({**planted, **said}):
             told = said.get(where, {"code": "nothing", "sentence": ""})
             if (code := planted.get(where, "nothing")) != told["code"]:
-                print(f"    {where}: planted {code}, found {told['code']}: {told['sentence'][:150]}")
+                found = f"{told['code']}: {told['sentence'][:150]}"
+                print(f"    {where}: planted {code}, found {found}")
         counts = dataset.report["rows"]
         whole = counts["kept"] + counts["truncated"] + counts["rejected"]
         adds_up = whole == counts["rows"] == rows and len(said) == len(reasons)
@@ -348,11 +358,13 @@ class Proof:
         self.compare(self.prepared(path=str(path)), planted, rows)
 
     def rendered(self) -> None:
+        """Codes that a chat template brings up."""
         planted = self.lines("rendered.jsonl", RENDERED, self.rows)
         path = str(self.folder / "rendered.jsonl")
         self.compare(self.prepared(path=path, template=MERGING), planted, self.rows)
 
     def judged(self) -> None:
+        """Validation rows without an answer that a metric could judge."""
         planted = self.lines("judged.jsonl", JUDGED, self.rows - 100)
         (self.folder / "some.jsonl").write_bytes(
             b"".join(line(self.text.chat()) + b"\n" for _ in range(100))
@@ -416,12 +428,13 @@ class Proof:
 
 def main(rows: int = 50_000, seed: int = 0) -> int:
     """Run every part; 1 when something was missed."""
+    runtime.prepare()
     logging.getLogger("mlx_ft").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         proof = Proof(rows, seed, Path(folder))
         print(f"{rows:,} rows, seed {seed}\n{'':<28}{'planted':>9}{'found':>9}{'others':>9}")
-        for part in (proof.likenesses, proof.faulty_lines, proof.huge_lines, proof.rendered, proof.judged,
-                     proof.table, proof.files):  # fmt: skip
+        for part in (proof.likenesses, proof.faulty_lines, proof.huge_lines, proof.rendered,
+                     proof.judged, proof.table, proof.files):  # fmt: skip
             start = time.monotonic()
             part()
             print(f"  -- {part.__name__}: {time.monotonic() - start:.0f} s", flush=True)

@@ -130,3 +130,20 @@ def test_names_of_models_and_datasets_stay(tmp_path, path):
     config = find_run(run).config
     assert config.model.path == path
     assert config.data.path == config.data.database == "builtin:geography_sql"
+
+
+def test_a_hub_dataset_and_a_template_file_of_a_run_elsewhere(tmp_path):
+    start = tmp_path / "start"
+    start.mkdir()
+    run = write_run(
+        tmp_path / "run",
+        summary={"working_dir": str(start)},
+        data={"path": ["org/name", "rows/*.jsonl", "mine.jsonl"], "template": "my.jinja"},
+    )
+    data = open_run(run).config.data
+    assert [entry["path"] for entry in data.path] == [
+        "org/name",
+        str(start / "rows/*.jsonl"),
+        str(start / "mine.jsonl"),
+    ]
+    assert data.template == str(start / "my.jinja")

@@ -9,6 +9,7 @@ from mlx_ft.config.schema import DataConfig
 
 FEW_ROWS = 100
 IMBALANCE = 4.0
+SHOWN = 5  # labels from either end
 
 Report = Mapping[str, Any]
 
@@ -87,14 +88,19 @@ def recommendations(report: Report, config: DataConfig) -> list[str]:
     train = report["splits"]["train"]
     if not train["examples"]:
         return []
-    return [*_size_advice(train), *_content_advice(report, train, config)]
+    return [*_size_advice(report, train), *_content_advice(report, train, config)]
 
 
-def _size_advice(train: Report) -> Iterator[str]:
+def _size_advice(report: Report, train: Report) -> Iterator[str]:
     if train["rows"] < FEW_ROWS:
         yield (
             f"{train['rows']} training rows are few: below {FEW_ROWS} a model mostly learns the "
             "form of the answers. Add rows, and watch the validation loss for overfitting."
+        )
+    if not report["splits"]["valid"]["examples"]:
+        yield (
+            "There are no validation rows, so nothing shows when the model overfits: set "
+            "data.valid_fraction above 0, or give data.valid_path."
         )
     if train["truncated_rows"] > 0.05 * train["rows"]:
         yield (
@@ -111,7 +117,10 @@ def _size_advice(train: Report) -> Iterator[str]:
 def _content_advice(report: Report, train: Report, config: DataConfig) -> Iterator[str]:
     labels = train["labels"]
     if len(labels) > 1 and max(labels.values()) > IMBALANCE * min(labels.values()):
-        shares = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
+        ordered = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
+        shown = ordered if len(ordered) <= 2 * SHOWN else [*ordered[:SHOWN], *ordered[-SHOWN:]]
+        shares = ", ".join(f"{label} {count}" for label, count in shown)
+        shares += f", {len(ordered) - len(shown)} more in between" if shown != ordered else ""
         yield f"The labels are out of balance ({shares}): the rare ones will be learned least."
     if train["near_duplicates"] > 0.05 * train["rows"]:
         yield (

@@ -22,12 +22,16 @@ from mlx_ft.data.read import Quarantine, ReadStats, read
 from mlx_ft.data.rows import BadRow, Conversation, Fault, Record, RowError
 from mlx_ft.data.sources import Source, Sources
 from mlx_ft.data.tally import FaultLog, Tally, allowed, refusal
+from mlx_ft.errors import DataError
 
 logger = logging.getLogger("mlx_ft.data")
 
 CHUNK = 500  # rows: enough for the tokenizer's own threads, few enough to stay in the caches
 SAY_EVERY = 10.0  # seconds
 UNJUDGEABLE = "does not end in an assistant turn, which data.metric would judge"
+LABELS = 1000  # told apart
+LONGEST_LABEL = 60  # characters
+OTHER_LABELS = "(others)"
 UNLIMITED = 2**31 - 1  # tokens: rows that are only generated from may be of any length
 
 
@@ -97,6 +101,7 @@ class _Pass:
         self.labels: dict[str | None, int] = {None: 0}
         self.notes: list[str] = []
         self.remarks: Counter[str] = Counter()
+        self.unsplit: str | None = None
         self.about = report.Collected(tuple(job.tokenizer.all_special_tokens))
         self._said = time.monotonic()
 
@@ -119,6 +124,7 @@ class _Pass:
             list(self.labels), self.job.config, self.job.max_seq_length,
             [*self.notes, *remark_notes(self.remarks, self.job.tokenizer)],
         )  # fmt: skip
+        content["unsplit"] = self.unsplit
         (self.folder / "report.json").write_text(json.dumps(content, indent=1), "utf-8")
 
     def _source(self, index: int, source: Source, pool: ThreadPoolExecutor) -> None:
@@ -190,8 +196,8 @@ class _Pass:
         tally.kept += not truncated
         tally.set_aside += result is None
         tally.formats[row.format] += 1
-        tally.unused_keys.update(self.job.parse.unused_keys(row.record))
-        label = self.labels.setdefault(row.label, len(self.labels))
+        tally.note_unused(self.job.parse.unused_keys(row.record))
+        label = self._label(row.label)
         self.writer.row(
             Row(
                 index,
@@ -208,6 +214,12 @@ class _Pass:
         )
         for example in result.examples if result else ():
             self.writer.example(example.tokens, example.targets, example.endless)
+
+    def _label(self, name: str | None) -> int:
+        """The number of a label; beyond `LABELS` of them, they are no classes but texts."""
+        name = name and name[:LONGEST_LABEL]
+        name = name if name in self.labels or len(self.labels) < LABELS else OTHER_LABELS
+        return self.labels.setdefault(name, len(self.labels))
 
     def _unjudgeable(self, index: int, row: Conversation) -> bool:
         """Whether a row that the task metric is to judge holds no answer."""
@@ -230,8 +242,22 @@ class _Pass:
             return
         some = rows[training]
         fraction, seed = self.job.config.valid_fraction, self.job.seed
-        aside = split.split(some["fingerprint"], some["label"], fraction, seed)
+        try:
+            aside = split.split(some["fingerprint"], some["label"], fraction, seed)
+        except DataError as error:  # told after the faulty rows, which may be why
+            self.unsplit = error.message
+            return
         rows["split"][training[aside]] = SPLITS.index("valid")
+        self._note_unjudged(some[aside])
+
+    def _note_unjudged(self, valid: np.ndarray) -> None:
+        """Say which rows of a split of the training file the metric leaves out."""
+        unjudged = int((~valid["judgeable"]).sum())
+        if unjudged and self.job.config.metric != "none" and not self.job.sources.test:
+            self.notes.append(
+                f"{unjudged} of {len(valid)} validation rows do not end in an answer: "
+                f"data.metric={self.job.config.metric} leaves them out."
+            )
 
     def _say(self) -> None:
         if time.monotonic() - self._said > SAY_EVERY:

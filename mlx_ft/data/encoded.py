@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -100,10 +100,11 @@ class Writer(AbstractContextManager["Writer"]):
         self.folder = folder
         self._rows = _Table(ROW_TYPE)
         self._examples = _Table(EXAMPLE_TYPE)
-        self._offsets = [0]
-        self._length = 0
+        self._offsets, self._length = [0], 0
+        self._files = ExitStack()
         self._text, self._tokens, self._targets = (
-            (folder / name).open("wb") for name in ("rows.jsonl", "tokens.i32", "targets.u8")
+            self._files.enter_context((folder / name).open("wb"))
+            for name in ("rows.jsonl", "tokens.i32", "targets.u8")
         )
 
     def __exit__(
@@ -112,8 +113,7 @@ class Writer(AbstractContextManager["Writer"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for file in (self._text, self._tokens, self._targets):
-            file.close()
+        self._files.close()  # all of them, also where a full disk keeps one from closing
 
     def row(self, row: Row, fields: Mapping[str, Any]) -> None:
         """Add a row; its examples follow."""

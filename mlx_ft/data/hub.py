@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -108,4 +109,5 @@ def _row(row: Any, path: Path, number: int) -> Record | BadRow:
         return Record(row_fields(row), path, number)
     except RowError as error:
         [fault] = error.found
-        return BadRow(path, number, fault.code, fault.sentence, "")
+        raw = json.dumps(row, default=str)
+        return BadRow(path, number, fault.code, fault.sentence, raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -9,6 +10,8 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,10 @@ import numpy as np
 
 from mlx_ft import store
 from mlx_ft.config.schema import DataConfig
-from mlx_ft.data import build, sources, template
+from mlx_ft.data import build, hub, sources, template
 from mlx_ft.data.chat import Tokenizer
 from mlx_ft.data.encoded import SPLITS, Conversations, Encoded, Examples, Parse
-from mlx_ft.data.tally import allowed, refusal
+from mlx_ft.data.tally import cut_short, refused
 from mlx_ft.errors import DataError
 
 logger = logging.getLogger("mlx_ft.data")
@@ -62,6 +65,11 @@ class Dataset:
         """The file of the rejected rows; empty when there are none."""
         return self.encoded.folder / QUARANTINE
 
+    @property
+    def reasons(self) -> Path:
+        """Why, line by line beside `quarantine`."""
+        return self.encoded.folder / f"{Path(QUARANTINE).stem}.reasons.jsonl"
+
     def beyond(self, vocabulary: int) -> list[str]:
         """`path:line: token` of the first rows with a token that a vocabulary does not have."""
         if self.encoded.max_token() < vocabulary:
@@ -87,9 +95,9 @@ def prepare(
 ) -> Dataset:
     """The dataset of a configuration; installs its chat template in the tokenizer.
 
-    accept_faults: leave the judgement of `report["faults"]` to the caller. Raises DataError: for
-    files that are not there, for more faulty rows than `data.max_errors`, and where no row is
-    left.
+    accept_faults: leave it to the caller to call `refused`. Raises DataError: for files that are
+    not there or change while they are read, for what `refused` says, and where the encoded rows
+    cannot be written anywhere.
     """
     found = sources.find(config)
     chosen = template.install(tokenizer, config.template)
@@ -98,7 +106,10 @@ def prepare(
     job = build.Job(found, Parse.of(config), tokenizer, config, max_seq_length, seed)
     folder = _folder(job, chosen.text, cache_dir.expanduser())
     report = json.loads((folder / REPORT).read_text("utf-8"))
-    _check(report, config, accept_faults)
+    if not accept_faults:
+        if error := refused(report, config.max_errors):
+            raise error
+        _warn(report, config)
     for note in report["notes"]:
         logger.warning(note)
     return _open(folder, report, job, chosen)
@@ -107,8 +118,8 @@ def prepare(
 def _folder(job: build.Job, template_text: str, cache_dir: Path) -> Path:
     """The folder of the encoded rows: the cache's, or else a new one."""
     started = time.monotonic()
-    about = {
-        "version": VERSION,
+    about: dict[str, Any] = {
+        "version": [VERSION, _code()],
         "digest": sources.digest([source.path for source in job.sources.all]),
         "files": [[source.split, source.weight] for source in job.sources.all],
         "tokenizer": _fingerprint(job.tokenizer, template_text),
@@ -120,26 +131,65 @@ def _folder(job: build.Job, template_text: str, cache_dir: Path) -> Path:
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
     target = cache_dir / "data" / key
-    if job.config.cache and target.is_dir():
-        if not (damage := store.damage(target)):
-            (target / store.MANIFEST).touch()  # used today
-            logger.info("data: from the cache (%s)", target)
-            return target
+    if job.config.cache and _usable(target):
+        logger.info("data: from the cache (%s)", target)
+        return target
+    write = functools.partial(_write, job, about["digest"])
+    folder = _published(target, write, about, cache_dir) if job.config.cache else None
+    folder = folder or _temporary(write)
+    logger.debug("data: encoded in %.1f s", time.monotonic() - started)
+    return folder
+
+
+def _usable(target: Path) -> bool:
+    """Whether a cache entry is there and whole; one that is of no use goes."""
+    if not target.is_dir():
+        return False
+    if damage := store.damage(target, hashes=True):
         logger.warning("data: the cache entry %s is damaged (%s); made again", target, damage[0])
+        return False
+    if cut_short(json.loads((target / REPORT).read_text("utf-8"))):  # may be read now
+        shutil.rmtree(target, ignore_errors=True)
+        return False
+    with suppress(OSError):  # it may be another user's
+        (target / store.MANIFEST).touch()  # used today
+    return True
+
+
+def _write(job: build.Job, digest: str, folder: Path) -> None:
+    """Fill a folder. Raises DataError where the files are no longer those of the digest."""
+    job.write(folder)
+    paths = [source.path for source in job.sources.all]
+    if not any(map(hub.is_hub, paths)) and sources.digest(paths) != digest:
+        raise DataError(
+            "The data changed while it was read. Wait until its files are complete, and run again."
+        )
+
+
+def _published(
+    target: Path, write: Callable[[Path], None], about: dict[str, Any], cache_dir: Path
+) -> Path | None:
+    """The new cache entry; None where the cache cannot be written."""
     try:
-        if job.config.cache:
-            store.publish(target, job.write, about)
-            _prune(target.parent)
-        else:
-            target = _temporary(job)
+        store.publish(target, write, about)
+        _prune(target.parent)
     except OSError as error:
         logger.warning(
             "data: paths.cache_dir=%s cannot be written (%s); the encoded rows go to a temporary "
             "folder and are made again next time", cache_dir, error.strerror or error,
         )  # fmt: skip
-        target = _temporary(job)
-    logger.debug("data: encoded in %.1f s", time.monotonic() - started)
+        return None
     return target
+
+
+@functools.cache
+def _code() -> str:
+    """Tells versions of this package apart: what reads and encodes rows decides what they become.
+
+    Without it, the rows of an earlier version would be taken from the cache for this one's.
+    """
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 # What decides how a row is encoded; the others (max_errors, metric, ...) are judged afterwards.
@@ -165,12 +215,21 @@ def _fingerprint(tokenizer: Any, template_text: str) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "replace")).hexdigest()
 
 
-def _temporary(job: build.Job) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+def _temporary(write: Callable[[Path], None]) -> Path:
+    """A new folder outside of the cache. Raises DataError where it cannot be written."""
+    folder = None
     try:
-        job.write(folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+        write(folder)
+    except BaseException as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DataError(
+                f"The encoded rows cannot be written to {tempfile.gettempdir()} "
+                f"({error.strerror or error}). Free some space, or set paths.cache_dir or TMPDIR "
+                "to another folder."
+            ) from error
         raise
     return folder
 
@@ -188,21 +247,9 @@ def _prune(folder: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _check(report: dict[str, Any], config: DataConfig, accept_faults: bool) -> None:
-    """Raise DataError when the rows cannot be trained on."""
+def _warn(report: dict[str, Any], config: DataConfig) -> None:
     counts = report["rows"]
-    faulty = counts["rejected"] - counts["dropped"]
-    if faulty > allowed(config.max_errors, counts["rows"]) and not accept_faults:
-        raise refusal(faulty, counts["rows"], config.max_errors, report["first_faults"])
-    empty = [file["path"] for file in report["files"] if file["rows"] == 0]
-    if empty:
-        raise DataError("The data has no rows.", [f"{path}: the file is empty" for path in empty])
-    if not report["splits"]["train"]["examples"] and not accept_faults:
-        raise DataError(
-            f"No training row is left: {counts['rows']} rows, {counts['rejected']} rejected, "
-            f"{counts['set_aside']} set aside as undesirable."
-        )
-    if faulty:
+    if faulty := counts["rejected"] - counts["dropped"]:
         logger.warning(
             "%d of %d rows are faulty and left out (data.max_errors=%s); see %s in the run folder",
             faulty, counts["rows"], config.max_errors, QUARANTINE,

@@ -128,7 +128,8 @@ def _check_files(search: _Search) -> None:
     for split in SPLITS:
         for source in search.splits[split]:
             if (reason := _unreadable(source.path)) is not None:
-                search.faults.append(f"data.path: {source.path} cannot be read: {reason}")
+                shown = str(source.path).encode("utf-8", "backslashreplace").decode()
+                search.faults.append(f"data.path: {shown} cannot be read: {reason}")
                 continue
             first = seen.setdefault(_identity(source.path), source)
             if first is source:
@@ -148,6 +149,10 @@ def _check_files(search: _Search) -> None:
 def _unreadable(path: Path) -> str | None:
     if hub.is_hub(path):
         return None
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # no report could name it
+        return "its name is not UTF-8; rename it"
     try:
         with path.open("rb"):
             return None

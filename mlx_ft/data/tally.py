@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from mlx_ft.data.rows import FAULTS, BadRow, Fault
 from mlx_ft.errors import DataError
 
 SHOWN_FAULTS = 15
+KEPT_KEYS, LONGEST_KEY = 1000, 80
 KEPT_FAULTS = 50  # of each code; all of them are in the quarantine file
+# What ends a file early: nobody knows how many rows behind it are lost.
+FILE_FAULTS = ("file_unreadable", "archive_damaged")
 
 
 @dataclass
@@ -32,6 +36,12 @@ class Tally:
     blank_lines: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     unused_keys: Counter[str] = field(default_factory=Counter)
+
+    def note_unused(self, keys: Iterable[str]) -> None:
+        """Count the keys of a row that nothing looks at; of very many names, the first ones."""
+        full = len(self.unused_keys) >= KEPT_KEYS
+        named = (key[:LONGEST_KEY] for key in keys)
+        self.unused_keys.update(key for key in named if not full or key in self.unused_keys)
 
     def as_dict(self) -> dict[str, Any]:
         """For the report."""
@@ -104,5 +114,37 @@ def allowed(max_errors: int | str, rows: int) -> int:
     """How many of so many rows may be faulty. max_errors: a number, or a share such as `5%`."""
     if isinstance(max_errors, int):
         return max_errors
-    share = re.sub(r"[%\s]", "", max_errors)
-    return int(float(share) * rows / 100)
+    share = Fraction(re.sub(r"[%\s]", "", max_errors))  # 0.57% of 10,000 is 57, not 56.99...
+    return int(share * rows / 100)
+
+
+def refused(report: Mapping[str, Any], max_errors: int | str) -> DataError | None:
+    """Why the rows of a report cannot be trained on; None: they can."""
+    counts = report["rows"]
+    faulty = counts["rejected"] - counts["dropped"]
+    if faulty > allowed(max_errors, counts["rows"]):
+        return refusal(faulty, counts["rows"], max_errors, report["first_faults"])
+    if short := cut_short(report):
+        return DataError(
+            "Not all of the data can be read, and data.max_errors is about rows, not files.", short
+        )
+    if empty := [file["path"] for file in report["files"] if file["rows"] == 0]:
+        return DataError("The data has no rows.", [f"{path}: the file is empty" for path in empty])
+    if not report["splits"]["train"]["examples"]:
+        return DataError(
+            f"No training row is left: of {counts['rows']} rows, {faulty} are faulty, "
+            f"{counts['dropped']} longer than memory_profile.max_seq_length="
+            f"{report['max_seq_length']} (data.overlong=drop), and {counts['set_aside']} set aside "
+            "as undesirable. Give rows to learn from."
+        )
+    return DataError(report["unsplit"]) if report["unsplit"] else None
+
+
+def cut_short(report: Mapping[str, Any]) -> list[str]:
+    """`path:line: fault` of the files that were not read to their end."""
+    return [
+        f"{one['where']}: {one['fault']}"
+        for fault in report["faults"]
+        if fault["code"] in FILE_FAULTS
+        for one in fault["first"]
+    ]

@@ -40,9 +40,11 @@ def publish(
     report: Mapping[str, Any],
 ) -> None:
     """Write the files beside the folder's place and rename them into it. Raises DataError."""
-    files = {f"{side}.jsonl": _lines(rows) for side, rows in items.items()}
+    # Training takes an empty file of validation rows for a fault.
+    files = {f"{side}.jsonl": _lines(rows) for side, rows in items.items() if rows}
     for side, rows in chunks.items():
-        files["chunks.jsonl" if side == "train" else f"chunks_{side}.jsonl"] = _lines(rows)
+        if rows:
+            files["chunks.jsonl" if side == "train" else f"chunks_{side}.jsonl"] = _lines(rows)
     files["report.json"] = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,14 @@ def locate(config: ModelConfig, cache_dir: Path) -> Located:
     return _located(path.absolute(), path.resolve().name, "folder", None)
 
 
+def model_name(path: str) -> str:
+    """What `locate` calls a model in a run's summary. Raises ModelError."""
+    if path == "embedded":
+        return gguf.EMBEDDED_NAME
+    kind, place = hub.classify(path)
+    return {"hub": path, "gguf": place.stem}.get(kind, place.resolve().name)
+
+
 def _locate_embedded(cache_dir: Path) -> Located:
     path = gguf.find_embedded()
     if path is not None:

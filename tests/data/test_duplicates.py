@@ -104,9 +104,7 @@ def test_the_signatures_rank_pairs_as_datasketch_does():
         hashes = []
         for said in (words, other):
             minhash = MinHash(num_perm=256, seed=3)
-            minhash.update_batch(
-                [" ".join(said[i : i + 3]).encode() for i in range(len(said) - 2)]
-            )
+            minhash.update_batch([" ".join(said[i : i + 3]).encode() for i in range(len(said) - 2)])
             hashes.append(minhash)
         theirs.append(hashes[0].jaccard(hashes[1]))
     assert np.abs(np.array(ours) - theirs).max() < 0.25  # of 64 and 256 coin tosses

@@ -183,6 +183,16 @@ def test_rows_over_many_blocks_keep_their_lines(tmp_path, monkeypatch, name):
         assert [line for line, _ in rows] == list(range(first, 2000 + first))
 
 
+def test_members_of_an_archive_are_read_once(tmp_path):
+    long = {"text": "x " * (3 << 20)}  # unpacks to more than a block, in the middle of the file
+    rows = [{"text": "a"}, long, {"text": "b"}, long, {"text": "c"}]
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(b"".join(gzip.compress(json.dumps(row).encode() + b"\n") for row in rows))
+    found, stats = rows_of(path)
+    assert found == list(enumerate(rows, 1))
+    assert (stats.rows, stats.bad) == (5, 0)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.jsonl.zst"])
 def test_memory_does_not_grow_with_the_file(tmp_path, name):
     path = tmp_path / name
@@ -259,6 +269,37 @@ def test_the_quarantine_can_be_mended_and_read_again(tmp_path):
     mended = quarantine.path.read_bytes().replace(b'{"a": 1\n', b'{"a": 1}\n')
     quarantine.path.write_bytes(mended)
     assert [row.line for row in read(quarantine.path) if isinstance(row, Record)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "cells"),
+    [('"x\ny",1', 2), ('"x\ny",1,2,3', 4), ('"x, y","1\n2",3,4', 4), ('1,"2\n3"', 2)],
+)
+def test_a_record_over_lines_with_other_cells_is_one_bad_row(tmp_path, bad, cells):
+    path = tmp_path / "a.csv"
+    path.write_text(f"a,b,c\n1,2,3\n{bad}\n4,5,6\n")
+    one, two, three = read(path)
+    assert (one.line, two.line, three.line) == (2, 3, 5)
+    assert two.code == "columns"
+    assert f"found {cells} cells, expected 3" in two.sentence
+    assert three.fields == {"a": "4", "b": "5", "c": "6"}
+
+
+def test_a_quote_without_an_end_costs_its_own_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('a,b,c\n"1,2,3\n4,5,6\n7,8",9\n"x\ny",8,9\n')
+    rows = list(read(path))
+    assert [row.line for row in rows] == [2, 3, 4, 5]
+    assert rows[1].fields == {"a": "4", "b": "5", "c": "6"}
+    assert rows[3].fields == {"a": "x\ny", "b": "8", "c": "9"}
+
+
+def test_a_faulty_header_says_that_nothing_below_it_was_read(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('a,"b" c,d\n1,2,3\n')
+    [row] = read(path)
+    assert row.code == "file_unreadable"
+    assert "the rows below it were not read" in row.sentence
 
 
 def test_rows_of_a_table_are_quarantined_as_json(tmp_path):

@@ -33,3 +33,7 @@ def test_every_fault_is_counted_and_the_first_are_kept():
 
 def test_every_code_says_what_to_do():
     assert all(text and not text.endswith(".") for text in FAULTS.values())
+
+
+def test_a_share_is_exact():
+    assert allowed("0.57%", 10_000) == 57

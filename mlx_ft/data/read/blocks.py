@@ -91,7 +91,7 @@ def _gunzip(data: Iterator[bytes]) -> Iterator[bytes]:
                         break
                     unpacker, begun = zlib.decompressobj(31), True
                 out = rest
-                while out:
+                while out and not unpacker.eof:  # beyond its end it would take the rest twice
                     before = unpacker.copy()
                     out = unpacker.decompress(rest, BLOCK)
                     yield out

@@ -73,17 +73,21 @@ class _JsonFile:
     def _list(self) -> Iterator[Record | BadRow]:
         """The elements of a list whose bracket was passed."""
         text, comma, first = self.text, True, True
+        missing, where = 0, 0  # rows without a comma before them, and the first one's line
         while (mark := text.next()) not in ("", "]"):
             if mark == ",":
                 comma = True
                 text.take(text.at + 1)
                 continue
             if not comma and not first:
-                self.stats.notes.append(
-                    f"{self.path}:{text.line}: no comma before this row; it was read."
-                )
+                missing, where = missing + 1, where or text.line
             yield self._stray(mark) if mark == "}" else self._element()
             comma = first = False
+        if missing:
+            more = f", and {missing - 1} more" if missing > 1 else ""
+            self.stats.notes.append(
+                f"{self.path}:{where}: no comma before this row{more}; read all the same."
+            )
         if mark == "]":
             text.take(text.at + 1)
         elif text.failure is None:

@@ -38,7 +38,8 @@ def _rows(file: IO[bytes], path: Path) -> Iterator[Record | BadRow]:
         with parquet.ParquetFile(file) as table:
             twice = _twice(table.schema_arrow.names)
             if twice:
-                yield BadRow(path, 1, "columns", f"two columns are named {twice!r}; rename one", "")
+                sentence = f"two columns are named {twice!r}; rename one. No row was read"
+                yield BadRow(path, 1, "file_unreadable", sentence, "")
                 return
             for batch in table.iter_batches(batch_size=BATCH):
                 try:

@@ -7,6 +7,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def read_table(
     if header is None:
         return
     if isinstance(header, BadRow):
-        yield header
+        yield _headless(header)
         return
     lines.back([header])
     records = _Records(lines, path, mark)
@@ -59,6 +60,14 @@ def read_table(
     if "" in names:
         stats.notes.append(f"{path}: columns without a name are not used.")
     yield from records
+
+
+def _headless(header: BadRow) -> BadRow:
+    """A table's faulty header, which costs all of its rows."""
+    if header.code == "archive_damaged":  # nothing is below it
+        return header
+    sentence = f"{header.sentence}. It is the header: the rows below it were not read"
+    return replace(header, code="file_unreadable", sentence=sentence)
 
 
 class _Lines(Iterator["Line | BadRow"]):
@@ -117,7 +126,7 @@ class _Records:
         """The names of the columns, from the first record."""
         record = next(self._records())
         if isinstance(record, BadRow):
-            return record
+            return _headless(record)
         line, cells, raw = record
         names = [cell.strip() for cell in cells]
         given = [name for name in names if name]
@@ -130,8 +139,7 @@ class _Records:
         elif self.lines.dirty and (UNDECODED.search(raw) or character_fault(names)):
             fault = "the header is no clean text; save the file as UTF-8"
         if fault:
-            sentence = f"{fault}. The rows below it were not read"
-            return BadRow(self.path, line, "columns", sentence, raw)
+            return _headless(BadRow(self.path, line, "columns", fault, raw))
         self.names = names
         self.json_columns = [name for name in given if name in LISTS | TURNS]
         return names
@@ -200,8 +208,10 @@ class _Records:
     def _own(self, lines: list[Line | BadRow]) -> bool:
         """Whether any of these lines is a proper record by itself, so not part of another one."""
         for line in lines:
+            if isinstance(line, BadRow) or line[1].count('"') % 2:  # it ends a cell, or begins one
+                continue
             try:
-                cells = None if isinstance(line, BadRow) else self._cells(line[1])
+                cells = self._cells(line[1])
             except RowError:
                 continue
             if cells is not None and len(cells) == len(self.names):
