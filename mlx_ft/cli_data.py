@@ -146,7 +146,7 @@ def _outlook(config: Config, dataset: Dataset, tokenizer: Any, device: str) -> O
     plan = trainer.plan(config.train, len(batches), profile.grad_accumulation_steps)
     name = model_name(config.model.path)
     speed = data_report.measured_speed(Path(config.paths.output_dir), name, device)
-    return data_report.outlook(dataset, batches, plan.steps, plan.epochs, speed)
+    return data_report.outlook(dataset, batches, plan.steps, plan.epochs, speed, config)
 
 
 def _default_folder(config: Config, digest: str) -> Path:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_ft.config.schema import Config
+from mlx_ft.data.advice import plan_advice
 from mlx_ft.data.batch import Batches
 from mlx_ft.data.prepare import Dataset
 from mlx_ft.plots import png
@@ -33,17 +35,23 @@ class Outlook:
     tokens: int
     seconds: float | None = None
     measured_in: str | None = None
+    advice: tuple[str, ...] = ()
 
 
 def outlook(
-    dataset: Dataset, batches: Batches, steps: int, epochs: float, speed: tuple[float, str] | None
+    dataset: Dataset,
+    batches: Batches,
+    steps: int,
+    epochs: float,
+    speed: tuple[float, str] | None,
+    config: Config,
 ) -> Outlook:
     """speed: tokens per second, and the run that it was measured in."""
     tokens = round(float(dataset.weights @ dataset.train.lengths) * epochs)
     padding = batches.padding()
-    if speed is None:
-        return Outlook(steps, epochs, padding, tokens)
-    return Outlook(steps, epochs, padding, tokens, tokens / speed[0], speed[1])
+    seconds, measured_in = (None, None) if speed is None else (tokens / speed[0], speed[1])
+    advice = tuple(plan_advice(config, steps, epochs, padding))
+    return Outlook(steps, epochs, padding, tokens, seconds, measured_in, advice)
 
 
 def measured_speed(output_dir: Path, model: str, device: str) -> tuple[float, str] | None:
@@ -106,11 +114,12 @@ def lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
     yield ""
     yield from _table(report)
     yield from _faults(report)
-    for name in ("notes", "recommendations"):
-        if report[name]:
+    advice = [*report["recommendations"], *(ahead.advice if ahead else ())]
+    for title, sentences in (("Notes", report["notes"]), ("Recommendations", advice)):
+        if sentences:
             yield ""
-            yield name.capitalize()
-            yield from (f"  - {sentence}" for sentence in report[name])
+            yield title
+            yield from (f"  - {sentence}" for sentence in sentences)
     if ahead is not None:
         yield ""
         yield _ahead(ahead)

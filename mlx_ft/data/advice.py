@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlx_ft.config.schema import DataConfig
+from mlx_ft.config.schema import Config, DataConfig
 
 FEW_ROWS = 100
 IMBALANCE = 4.0
+HIGH_RATE = 2e-3
+LITTLE_WAY = 2e-3  # steps x learning rate: Adam moves a weight by at most about that much
+FEW_STEPS = 20
+MANY_EPOCHS = 10
+MUCH_PADDING = 0.25
 SHOWN = 5  # labels from either end
 
 Report = Mapping[str, Any]
@@ -140,3 +145,40 @@ def _content_advice(report: Report, train: Report, config: DataConfig) -> Iterat
             f"Users write mostly {next(iter(asked))} script, assistants {next(iter(answered))}: "
             "make sure that this is meant."
         )
+
+
+def plan_advice(config: Config, steps: int, epochs: float, padding: float) -> list[str]:
+    """What a person would say of these settings for so many steps and epochs.
+
+    The bounds are those of "LoRA Without Regret" (Schulman et al. 2025) and of practice: LoRA wants
+    about ten times the learning rate of full fine-tuning.
+    """
+    optimizer, found = config.optimizer, []
+    adam = optimizer.name in ("adam", "adamw")
+    if adam and optimizer.learning_rate > HIGH_RATE:
+        found.append(
+            f"optimizer.learning_rate={optimizer.learning_rate:g} is high for LoRA with "
+            f"{optimizer.name}: 1e-4 to 1e-3 is usual."
+        )
+    if adam and optimizer.learning_rate * steps < LITTLE_WAY:
+        found.append(
+            f"{steps} steps with optimizer.learning_rate={optimizer.learning_rate:g} hardly move "
+            "the adapter: take more steps, or a higher rate."
+        )
+    if steps < FEW_STEPS:
+        found.append(
+            f"{steps} steps are few: warm-up and decay take most of them. Raise train.epochs, or "
+            "lower memory_profile.grad_accumulation_steps."
+        )
+    if epochs > MANY_EPOCHS:
+        found.append(
+            f"Every row is shown {epochs:.0f} times: watch the validation loss, or set "
+            "train.early_stopping_patience."
+        )
+    if padding > MUCH_PADDING:
+        found.append(
+            f"{padding:.0%} of a batch is padding: the lengths of the rows differ too much for "
+            "batches of this size. A smaller memory_profile.micro_batch_size with more "
+            "grad_accumulation_steps wastes less."
+        )
+    return found
