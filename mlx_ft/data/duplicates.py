@@ -13,7 +13,7 @@ from mlx_ft.data.rows import Conversation
 
 PERMUTATIONS = 64
 BANDS = 16  # of four values each: a pair with similarity s meets with probability 1 - (1 - s^4)^16
-SIMILAR = 0.8  # share of equal values, an estimate of the Jaccard similarity
+SIMILAR = 0.7  # share of equal values, an estimate of the Jaccard similarity
 SHINGLE = 3
 # Words; where a script does not part them by spaces, each character.
 _WORDS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|\w+")

@@ -28,7 +28,7 @@ from mlx_ft.errors import DataError
 
 logger = logging.getLogger("mlx_ft.data")
 
-VERSION = 2  # of what is written; another one makes other cache entries
+VERSION = 3  # of what is written; another one makes other cache entries
 UNUSED_DAYS = 30
 TEMPORARY = "mlx-ft-data-"  # begins the names of folders that are not kept
 REPORT, QUARANTINE = "report.json", "quarantine.jsonl"
