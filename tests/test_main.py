@@ -216,3 +216,14 @@ def test_a_surprise_shows_its_traceback_unless_the_log_has_it(runs, capsys):
     assert capsys.readouterr().err == (
         "The run failed. RuntimeError: boom.\nThe traceback is in some/train.log.\n"
     )
+
+
+def test_help_into_a_closed_pipe_says_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", "from mlx_ft.main import main; main(['--help'])"],
+        stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.stderr, done.returncode) == ("", 0)
