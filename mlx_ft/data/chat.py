@@ -215,7 +215,7 @@ class _Chat:
             )
         if options.overlong == "drop" and cut:
             return EncodedRow((), "rejected", cut, "overlong", tuple(remarks))
-        raise RowError(_no_target(layouts[0], options.max_seq_length))
+        raise RowError(_no_target(layouts, options.max_seq_length))
 
     def _parts(
         self, conversation: Conversation, sample: Sample, layout: Layout, options: EncodeOptions
@@ -274,10 +274,11 @@ def _example(conversation: Conversation, part: Part, endless: int) -> Example:
     )
 
 
-def _no_target(layout: Layout, size: int) -> Fault:
+def _no_target(layouts: Sequence[Layout], size: int) -> Fault:
     return Fault(
         "no_target",
-        f"no target token is left: the first answer begins after {layout.first_answer} tokens, "
+        f"no target token is left: the row has {max(len(one.tokens) for one in layouts)} tokens, "
+        f"the first answer begins after {layouts[0].first_answer} tokens, "
         f"memory_profile.max_seq_length is {size}",
     )
 

@@ -82,7 +82,7 @@ def _carry_others(
 
 
 # Keys that would make another row of it.
-CLAIMED = {"label", "documents", *TOOL_KEYS}.union(
+CLAIMED = {"label", "kto_tag", "documents", *TOOL_KEYS}.union(
     *(names for rule in RULES for names in (*rule.needs.values(), *rule.takes.values()))
 )
 

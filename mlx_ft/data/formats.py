@@ -5,21 +5,42 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from mlx_ft.data.parse_keys import FORMATS, choose
-from mlx_ft.data.parse_rows import PARSERS, FormatOptions
+from mlx_ft.data.parse_preference import parse_preference
+from mlx_ft.data.parse_rows import (
+    Fields,
+    FormatOptions,
+    Keys,
+    Said,
+    parse_alpaca,
+    parse_conversations,
+    parse_messages,
+    parse_prompt_completion,
+    parse_text,
+    parse_wikisql,
+)
 from mlx_ft.data.parse_tools import read_tools
 from mlx_ft.data.parse_turns import TURN_KEYS
-from mlx_ft.data.parse_values import blank, kind, quoted
+from mlx_ft.data.parse_values import MEDIA, blank, check_media, kind, quoted
 from mlx_ft.data.rows import Conversation, Fault, Message, Record, RowError
 
 __all__ = ["FORMATS", "Conversation", "FormatOptions", "Message", "Record", "detect",
            "fingerprint", "parse", "read_label", "unused_keys"]  # fmt: skip
 
 DEFAULTS = FormatOptions()
+PARSERS: Mapping[str, Callable[[Fields, Keys, FormatOptions, list[Fault]], Said]] = {
+    "messages": parse_messages,
+    "conversations": parse_conversations,
+    "alpaca": parse_alpaca,
+    "prompt_completion": parse_prompt_completion,
+    "text": parse_text,
+    "preference": parse_preference,
+    "wikisql": parse_wikisql,
+}
 _CLEAR = {"desirable": True, "undesirable": False, "true": True, "false": False}
 _RATED = {
     **_CLEAR, "1": True, "0": False, "good": True, "bad": False, "👍": True, "👎": False,
@@ -33,6 +54,8 @@ FEEDBACK: Mapping[str, Mapping[str, bool]] = {
     "alpaca": _CLEAR,
     "prompt_completion": _CLEAR,
 }
+# Keys that mean something whatever the format; LLaMA-Factory calls its label `kto_tag`.
+NOT_SHAPE = ("label", "kto_tag", "kind")
 TOOL_KEYS = ("tools", "functions")
 
 
@@ -54,13 +77,16 @@ def parse(record: Record, format: str = "auto", options: FormatOptions = DEFAULT
     faults: list[Fault] = []
     messages, text, rejected = PARSERS[match.format](fields, match.keys, options, faults)
     label = None
-    if (given := fields.get("label")) is not None:
+    if (given := fields.get("label", fields.get("kto_tag"))) is not None:
         label = read_label(given, match.format, faults)
     tools: tuple[dict[str, Any], ...] = ()
     if messages and not fields.keys().isdisjoint(TOOL_KEYS):
         tools = _tools(fields, faults)
     if messages and not blank(fields.get("documents")):
         faults.append(Fault("no_format", "'documents' cannot be shown to the model; remove it"))
+    if not MEDIA.keys().isdisjoint(fields):
+        said = [message.content for message in (*messages, *rejected)]
+        check_media(fields, "the row", (*said, text or ""), faults)
     if faults:
         raise RowError(*faults)
     return Conversation(messages, text, label, record, rejected, tools, match.format)
@@ -76,21 +102,24 @@ def unused_keys(
     try:
         match = choose(fields, format, options.conversations_key)
     except RowError:
-        return [key for key in fields if key not in ("label", "kind")]
-    used = {*match.keys.values(), "label", "kind"}
+        return [key for key in fields if key not in NOT_SHAPE]
+    used = {*match.keys.values(), *NOT_SHAPE, *MEDIA}
     if match.format != "text":
         used.update(TOOL_KEYS)
     unused = [key for key in fields if key not in used]
     known = TURN_KEYS
-    if match.format == "conversations":
+    if match.format in ("conversations", "preference"):
         known = known | {options.from_key, options.value_key}
     for key in match.keys.values():
-        if isinstance(turns := fields[key], list):
+        turns, place = fields[key], f"{key}[]"
+        if match.format == "preference" and isinstance(turns, dict):
+            turns, place = [turns], key
+        if isinstance(turns, list):
             found = [
                 turn for turn in turns if isinstance(turn, dict) and not known.issuperset(turn)
             ]
             names = dict.fromkeys(name for turn in found for name in turn if name not in known)
-            unused += [f"{key}[].{name}" for name in names]
+            unused += [f"{place}.{name}" for name in names]
     return unused
 
 

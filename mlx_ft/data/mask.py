@@ -82,7 +82,7 @@ def samples(renderer: Renderer, conversation: Conversation, train_on: str) -> li
     if messages[-1].role != "assistant":
         text = renderer.text(turns, conversation.tools)
         stages.append(Stage(text, "rest", len(turns)))
-    check_tools(conversation, stages[-1].text)
+    check_tools(renderer, conversation, stages[-1].text)
     broken = rewritten(stages)
     if train_on == "all":
         if broken and skipped:

@@ -21,12 +21,14 @@ class Rule(NamedTuple):
 
 SYSTEM: dict[str, tuple[str, ...]] = {"system": ("system", "system_prompt")}
 ANSWER = ("output", "response", "answer", "completion")
+PROMPT = ("prompt", "question", "instruction", "query", "input")
+SHAREGPT = ("conversations", "conversation")
 # In order: where the keys of two rules are there and say the same, the first one is it.
 RULES = (
     Rule("preference", {"chosen": ("chosen",), "rejected": ("rejected",)},
-         {"prompt": ("prompt", "question", "instruction", "query", "input"), **SYSTEM}),
+         {"prompt": (*PROMPT, "messages", *SHAREGPT), **SYSTEM}),
     Rule("messages", {"messages": ("messages",)}, SYSTEM),
-    Rule("conversations", {"conversations": ("conversations", "conversation")}, SYSTEM),
+    Rule("conversations", {"conversations": SHAREGPT}, SYSTEM),
     Rule("wikisql", {"question": ("question",), "table": ("table",), "sql": ("sql",)}, {}),
     Rule("alpaca", {"instruction": ("instruction",), "output": ANSWER},
          {"input": ("input", "context"), "history": ("history",), **SYSTEM}),
@@ -57,9 +59,9 @@ def choose(fields: dict[str, Any], format: str, conversations_key: str) -> Match
 
     Raises RowError (`no_format`) when no format fits, or several that say different things.
     """
-    matches = _matches(tuple(fields), conversations_key)
     if format != "auto":
-        return _explicit(fields, matches, ALIASES.get(format, format), conversations_key)
+        return _explicit(fields, ALIASES.get(format, format), conversations_key)
+    matches = _matches(tuple(fields), conversations_key)
     if not matches:
         raise RowError(Fault("no_format", _unknown(tuple(fields), conversations_key)))
     if len(matches) == 1 and not matches[0].spare:
@@ -76,10 +78,8 @@ def choose(fields: dict[str, Any], format: str, conversations_key: str) -> Match
     return best
 
 
-def _explicit(
-    fields: dict[str, Any], matches: tuple[Match, ...], format: str, conversations_key: str
-) -> Match:
-    found = [match for match in matches if match.format == format]
+def _explicit(fields: dict[str, Any], format: str, conversations_key: str) -> Match:
+    found = _matches(tuple(fields), conversations_key, format)
     if not found:
         needs = next(rule.needs for rule in _rules(conversations_key) if rule.format == format)
         missing = " and ".join(
@@ -90,24 +90,33 @@ def _explicit(
     if len(found) == 1 and not found[0].spare:
         return found[0]
     present = tuple(key for key, value in fields.items() if not blank(value))
-    return next(
-        (match for match in _matches(present, conversations_key) if match.format == format),
-        found[0],
-    )
+    return next(iter(_matches(present, conversations_key, format)), found[0])
 
 
 @lru_cache(maxsize=64)
 def _rules(conversations_key: str) -> tuple[Rule, ...]:
     if conversations_key == "conversations":
         return RULES
-    own = Rule("conversations", {"conversations": (conversations_key,)}, SYSTEM)
-    return tuple(own if rule.format == "conversations" else rule for rule in RULES)
+
+    def own(fields: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        return {
+            field: tuple(dict.fromkeys(conversations_key if k in SHAREGPT else k for k in keys))
+            for field, keys in fields.items()
+        }
+
+    return tuple(Rule(rule.format, own(rule.needs), own(rule.takes)) for rule in RULES)
 
 
 @lru_cache(maxsize=4096)
-def _matches(keys: tuple[str, ...], conversations_key: str) -> tuple[Match, ...]:
-    """Every format whose fields are there, without those that use but a part of another's keys."""
-    found = [match for rule in _rules(conversations_key) if (match := _match(rule, keys))]
+def _matches(
+    keys: tuple[str, ...], conversations_key: str, format: str | None = None
+) -> tuple[Match, ...]:
+    """Every format whose fields are there, without those that use but a part of another's keys.
+
+    format: the only one that counts.
+    """
+    rules = [rule for rule in _rules(conversations_key) if format in (None, rule.format)]
+    found = [match for rule in rules if (match := _match(rule, keys))]
     used = [frozenset(match.keys.values()) for match in found]
     return tuple(
         match

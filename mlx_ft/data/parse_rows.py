@@ -1,10 +1,9 @@
-"""One function for each format: the fields of a row to messages or a text."""
+"""One function for each format but pairs: the fields of a row to messages or a text."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from mlx_ft.data.parse_turns import (
     check_order,
     read_turns,
 )
-from mlx_ft.data.parse_values import blank, kind, optional_string, quoted, string
+from mlx_ft.data.parse_values import kind, optional_string, quoted, string
 from mlx_ft.data.rows import Fault, Message
 from mlx_ft.errors import DataError
 
@@ -56,6 +55,7 @@ class FormatOptions:
 
 
 Fields = dict[str, Any]
+Turns = tuple[Message, ...]
 Keys = Mapping[str, str]  # field of a format -> key of the row
 
 
@@ -83,7 +83,7 @@ def _chat(fields: Fields, keys: Keys, where: str, dialect: Dialect, faults: list
     messages = read_turns(fields[where], where, dialect, faults)
     check_order(messages, where, faults)
     if "system" in keys:
-        messages = _with_system(fields, keys, messages, faults)
+        messages = with_system(fields, keys, messages, faults)
     return Said(messages)
 
 
@@ -102,7 +102,7 @@ def parse_alpaca(fields: Fields, keys: Keys, _: FormatOptions, faults: list[Faul
     answer = string(fields[keys["output"]], keys["output"], faults)
     turns = [*_history(fields, keys, faults), Message("user", joined(first, second))]
     turns.append(Message("assistant", answer))
-    return Said(_with_system(fields, keys, tuple(turns), faults))
+    return Said(with_system(fields, keys, tuple(turns), faults))
 
 
 def joined(instruction: str, more: str) -> str:
@@ -136,19 +136,19 @@ def parse_prompt_completion(
 
     Only the completion is learned: answers within the prompt have weight 0 unless they say 1.
     """
-    asked = _side(fields, keys["prompt"], "user", options, faults)
-    answer = _side(fields, keys["completion"], "assistant", options, faults)
+    asked = side(fields, keys["prompt"], "user", options.messages, faults)
+    answer = side(fields, keys["completion"], "assistant", options.messages, faults)
     check_order((*asked, *answer), "turns", faults)
-    return Said(_with_system(fields, keys, asked + answer, faults))
+    return Said(with_system(fields, keys, asked + answer, faults))
 
 
-def _side(
-    fields: Fields, key: str, role: str, options: FormatOptions, faults: list[Fault]
+def side(
+    fields: Fields, key: str, role: str, dialect: Dialect, faults: list[Fault]
 ) -> tuple[Message, ...]:
     """The turns of a prompt (role: user) or of an answer (assistant): one text, or a list."""
     value = fields[key]
     if isinstance(value, list):
-        return read_turns(value, key, options.messages, faults, int(role == "assistant"))
+        return read_turns(value, key, dialect, faults, int(role == "assistant"))
     return (Message(role, string(value, key, faults)),)
 
 
@@ -172,86 +172,7 @@ def parse_wikisql(fields: Fields, keys: Keys, _: FormatOptions, faults: list[Fau
     return Said((Message("user", asked), Message("assistant", answer)))
 
 
-def parse_preference(
-    fields: Fields, keys: Keys, options: FormatOptions, faults: list[Fault]
-) -> Said:
-    """`{"prompt": ..., "chosen": ..., "rejected": ...}`: texts, or lists of turns.
-
-    All turns that the two begin with are the prompt, also where they are whole conversations;
-    its answers carry no loss (weight 0).
-    """
-    key = keys.get("prompt")
-    asked: tuple[Message, ...] = ()
-    if key is not None and not blank(fields[key]):
-        asked = _side(fields, key, "user", options, faults)
-    before = len(faults)
-    chosen, rejected = (_answer(fields[name], name, options, faults, bool(asked))
-                        for name in ("chosen", "rejected"))  # fmt: skip
-    if len(faults) == before:
-        asked, chosen, rejected = _parted(asked, chosen, rejected, faults)
-    if len(faults) == before:
-        for name, answer in (("chosen", chosen), ("rejected", rejected)):
-            check_order((*asked, *answer), name, faults)
-            if len(faults) > before:
-                break  # what is wrong with the prompt is told once
-    return Said(_with_system(fields, keys, asked + chosen, faults), rejected=rejected)
-
-
-# As in Anthropic's hh-rlhf: a whole conversation in one text.
-_WRITTEN = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]?")
-
-
-def _answer(
-    value: Any, key: str, options: FormatOptions, faults: list[Fault], asked: bool
-) -> tuple[Message, ...]:
-    if isinstance(value, list):
-        return read_turns(value, key, options.messages, faults)
-    text = string(value, key, faults)
-    if asked or not text:
-        return (Message("assistant", text),)
-    before, *parts = _WRITTEN.split(text.lstrip("\n"))
-    if before or not parts:
-        sentence = f"{key} is a text, and there is no prompt that it answers"
-        faults.append(Fault("role_order", sentence))
-    roles = ["user" if name == "Human" else "assistant" for name in parts[::2]]
-    return tuple(
-        Message(role, string(said, f"{key}, turn {i}", faults))
-        for i, (role, said) in enumerate(zip(roles, parts[1::2], strict=True))
-    )
-
-
-Turns = tuple[Message, ...]
-
-
-def _parted(
-    asked: Turns, chosen: Turns, rejected: Turns, faults: list[Fault]
-) -> tuple[Turns, Turns, Turns]:
-    """The prompt and the two answers: all that both begin with is the prompt."""
-    if chosen == rejected:
-        faults.append(Fault("no_preference", "chosen and rejected are the same"))
-        return asked, chosen, rejected
-    if asked and chosen[0].role == rejected[0].role == "assistant":
-        chosen, rejected = asked + chosen, asked + rejected
-    pairs = zip(chosen, rejected, strict=False)
-    shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)))
-    prompt = tuple(
-        replace(turn, weight=0) if turn.role == "assistant" and turn not in asked else turn
-        for turn in chosen[:shared]
-    )
-    said = {turn.content.strip() for turn in prompt}
-    if missing := [turn for turn in asked if turn.content.strip() not in said]:
-        found = quoted(missing[0].content)
-        sentence = f"chosen and rejected do not both begin with the prompt {found}"
-        faults.append(Fault("no_preference", sentence))
-        return asked, chosen, rejected
-    for name, answer in (("chosen", chosen[shared:]), ("rejected", rejected[shared:])):
-        if not answer or answer[0].role != "assistant":
-            sentence = f"{name} has no answer of its own where the two part"
-            faults.append(Fault("no_preference", sentence))
-    return prompt, chosen[shared:], rejected[shared:]
-
-
-def _with_system(
+def with_system(
     fields: Fields, keys: Keys, messages: tuple[Message, ...], faults: list[Fault]
 ) -> tuple[Message, ...]:
     """The messages with the row's own `system` text in front."""
@@ -265,14 +186,3 @@ def _with_system(
             faults.append(Fault("role_order", sentence))
         return messages
     return (Message("system", system), *messages)
-
-
-PARSERS: dict[str, Callable[[Fields, Keys, FormatOptions, list[Fault]], Said]] = {
-    "messages": parse_messages,
-    "conversations": parse_conversations,
-    "alpaca": parse_alpaca,
-    "prompt_completion": parse_prompt_completion,
-    "text": parse_text,
-    "preference": parse_preference,
-    "wikisql": parse_wikisql,
-}

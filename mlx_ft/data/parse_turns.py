@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mlx_ft.data.parse_tools import read_calls, written_calls
-from mlx_ft.data.parse_values import blank, kind, quoted, shown, string
+from mlx_ft.data.parse_values import MEDIA, blank, check_media, kind, quoted, shown, string
 from mlx_ft.data.rows import Fault, Message
 
 CALL = "call"  # a turn of the assistant's that holds nothing but calls, written as JSON
@@ -28,8 +28,8 @@ SPEAKERS = {
     **dict.fromkeys(("function_call", "tool_call"), CALL),
 }
 # The keys of a turn that are looked at, beside those of its role and content.
-TURN_KEYS = frozenset({"role", "content", "weight", "tool_calls", "function_call", "name",
-                       "tool_call_id"})  # fmt: skip
+TURN_KEYS = frozenset({"role", "content", "weight", "loss_weight", "tool_calls", "function_call",
+                       "name", "tool_call_id", *MEDIA})  # fmt: skip
 _UNKNOWN = Message("", "")
 
 
@@ -51,11 +51,14 @@ def read_turns(
     if not value:
         faults.append(Fault("no_assistant", f"{where!r} is empty"))
     return tuple(
-        [_message(turn, f"{where}[{i}]", dialect, faults, weight) for i, turn in enumerate(value)]
+        [read_turn(turn, f"{where}[{i}]", dialect, faults, weight) for i, turn in enumerate(value)]
     )
 
 
-def _message(turn: Any, where: str, dialect: Dialect, faults: list[Fault], weight: int) -> Message:
+def read_turn(
+    turn: Any, where: str, dialect: Dialect, faults: list[Fault], weight: int = 1
+) -> Message:
+    """The message of one turn; see `read_turns`."""
     roles, role_key, content_key = dialect
     if not isinstance(turn, dict):
         keys = f"{role_key!r} and {content_key!r}"
@@ -68,7 +71,7 @@ def _message(turn: Any, where: str, dialect: Dialect, faults: list[Fault], weigh
     if role is None:
         faults.append(_bad_role(name, f"{where}.{role_key}", where, roles))
         role = ""
-    if role != "assistant":
+    if role not in ("assistant", CALL):
         weight = 1
     if len(turn) == 2 and isinstance(content, str) and role != CALL:  # the usual turn
         if not content or content.isspace():
@@ -87,7 +90,7 @@ def _full(
     weight: int,
 ) -> Message:
     """A message with all that a turn can have."""
-    given = _weight(turn.get("weight"), where, weight, faults)
+    given = _weight(turn, where, weight, faults)
     if role == CALL:
         role, calls = "assistant", written_calls(content, f"{where}.{content_key}", faults)
         text = ""
@@ -95,6 +98,7 @@ def _full(
         calls = _calls(turn, role, where, faults)
         calling = not (blank(turn.get("tool_calls")) and blank(turn.get("function_call")))
         text = _content(content, f"{where}.{content_key}", calling, faults)
+    check_media(turn, where, (text,), faults)
     return Message(
         role,
         text,
@@ -130,24 +134,55 @@ def _content(value: Any, where: str, calls: bool, faults: list[Fault]) -> str:
 
 
 def _part(part: Any, where: str, faults: list[Fault]) -> str:
-    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-    if isinstance(text, str):
-        return text
+    if not isinstance(part, dict) or part.get("type") != "text":
+        faults.append(Fault("wrong_type", f"{where} is {_other_part(part)}"))
+        return ""
+    given = {key: part[key] for key in ("text", "value") if part.get(key) is not None}
+    for key, text in given.items():
+        if not isinstance(text, str):
+            found = f"{where} is a text part whose {key!r} is {kind(text)}; expected a string"
+            faults.append(Fault("wrong_type", found))
+            return ""
+    if not given:
+        found = f"{where} is a text part without text; write it as 'text'"
+        faults.append(Fault("wrong_type", found))
+    elif len(set(given.values())) == 2:
+        found = f"{where} has a 'text' and a 'value', and they differ; keep one"
+        faults.append(Fault("wrong_type", found))
+    return next(iter(given.values()), "")
+
+
+def _other_part(part: Any) -> str:
+    """What a part that is no text is, and what to do with it."""
     given = part.get("type") if isinstance(part, dict) else None
+    if given in ("reasoning", "thinking"):
+        return (
+            f"a part of type {given!r}, which no template shows; "
+            "remove it, or write it into the text as the model's template does"
+        )
+    if isinstance(given, str) and given.startswith(("tool", "function")):
+        return (
+            f"a part of type {quoted(given)}; write calls as 'tool_calls' beside the content, "
+            "and what the tool says as a turn of role 'tool'"
+        )
     found = f"a part of type {quoted(given)}" if isinstance(given, str) else kind(part)
-    faults.append(
-        Fault("wrong_type", f"{where} is {found}; expected {{'type': 'text', 'text': ...}}")
-    )
-    return ""
+    return f"{found}; expected {{'type': 'text', 'text': ...}}"
 
 
-def _weight(value: Any, where: str, default: int, faults: list[Fault]) -> int:
-    if value is None:
-        return default
-    if isinstance(value, (int, float)) and value in (0, 1):
-        return int(value)
-    faults.append(Fault("weight", f"{where}.weight is {shown(value)}; expected 0 or 1"))
-    return default
+def _weight(turn: dict[str, Any], where: str, default: int, faults: list[Fault]) -> int:
+    """What a turn's `weight` says, or `loss_weight`, as LLaMA-Factory names it."""
+    said = {}
+    for key in ("weight", "loss_weight"):
+        value = turn.get(key)
+        if isinstance(value, (int, float)) and value in (0, 1):
+            said[key] = int(value)
+        elif value is not None:
+            sentence = f"{where}.{key} is {shown(value)}; expected 0 or 1"
+            faults.append(Fault("weight", sentence))
+    if len(set(said.values())) == 2:
+        found = " and ".join(f"{key} {value}" for key, value in said.items())
+        faults.append(Fault("weight", f"{where} has {found}; keep one"))
+    return next(iter(said.values()), default)
 
 
 def _name(value: Any, where: str, faults: list[Fault]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlx_ft.data.rows import Fault
@@ -15,6 +15,13 @@ _KINDS = {
     list: "an array",
     bool: "a boolean",
     type(None): "missing or null",
+}
+
+# Keys of what a text model does not see -> what `<...>` in a text stands for.
+MEDIA = {
+    **dict.fromkeys(("image", "images"), "image"),
+    **dict.fromkeys(("video", "videos"), "video"),
+    **dict.fromkeys(("audio", "audios"), "audio"),
 }
 
 
@@ -66,3 +73,24 @@ def listed(keys: Iterable[str]) -> str:
     if more := len(names) - SHOWN_KEYS:
         names = [*names[:SHOWN_KEYS], f"{more} more"] if more > 0 else names
     return ", ".join(names) or "none"
+
+
+def check_media(
+    fields: Mapping[str, Any], where: str, texts: Iterable[str], faults: list[Fault]
+) -> None:
+    """Faults of a row or turn (where) with images, videos or sound, or with their places in it."""
+    if MEDIA.keys().isdisjoint(fields):
+        return
+    texts = tuple(texts)
+    for key, name in MEDIA.items():
+        mark = f"<{name}>"
+        marked = key in fields and any(mark in text for text in texts)
+        if not blank(fields.get(key)):
+            found = f"{where} has {name}s, which a text model does not see"
+        elif marked:
+            found = f"{where} has {mark!r} beside an empty {key!r}: a text model sees no {name}s"
+        else:
+            continue
+        rest = f" and each {mark!r}" if marked else ""
+        sentence = f"{found}; remove the key {key!r}{rest} to train on the text alone"
+        faults.append(Fault("no_format", sentence))

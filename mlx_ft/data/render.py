@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from mlx_ft.data.jinja import RenderError, Span, compile_template
@@ -133,14 +134,33 @@ def as_turn(message: Message) -> Turn:
     return turn
 
 
-def check_tools(conversation: Conversation, text: str) -> None:
-    """Refuse a template that leaves out the tools or the calls of a conversation."""
-    shown = [*conversation.tools]
-    for message in conversation.messages:
-        shown += message.tool_calls
-    for tool in shown:
-        name = tool.get("function", tool).get("name")
-        if isinstance(name, str) and name not in text:
+def check_tools(renderer: Renderer, conversation: Conversation, text: str) -> None:
+    """Refuse a template that leaves out the tools or the calls of a conversation.
+
+    text: the conversation as rendered. It is rendered again with every tool and call under a name
+    of its own, as the chat or the template may say a tool's name by chance.
+    """
+    if not conversation.tools and not any(m.tool_calls for m in conversation.messages):
+        return
+    names: dict[str, str] = {}  # a new name -> the tool's
+
+    def renamed(tool: dict[str, Any]) -> dict[str, Any]:
+        function = tool.get("function", tool)
+        if not isinstance(name := function.get("name"), str):
+            return tool
+        new = f"{name}z{len(names)}z4711"
+        names[new] = name
+        function = {**function, "name": new}
+        return {**tool, "function": function} if "function" in tool else function
+
+    tools = [renamed(tool) for tool in conversation.tools]
+    turns = [
+        as_turn(replace(message, tool_calls=tuple(map(renamed, message.tool_calls))))
+        for message in conversation.messages
+    ]
+    again = renderer.text(turns, tools)
+    for new, name in names.items():
+        if again.count(new) <= text.count(new):
             raise RowError(
                 Fault(
                     "template_refused",

@@ -92,7 +92,7 @@ def test_each_format_of_the_page_is_detected_and_read(format, _, example):
 
 def test_the_page_shows_every_format():
     assert sorted(name for name, _, _ in EXAMPLES) == sorted(FORMATS)
-    assert len(ALIASES) == 10
+    assert len(ALIASES) == 11
 
 
 @pytest.mark.parametrize(("example", "format"), ALIASES)
@@ -633,7 +633,8 @@ JSON = st.recursive(
     | st.sampled_from(["user", "assistant", "tool", "gpt", "text", "{}", "Human: a", "\ud800"]),
     lambda inner: st.lists(inner, max_size=4)
     | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "weight", "tool_calls",
-                                       "function", "name", "arguments", "type", "header", "x"]),
+                                       "loss_weight", "function", "name", "arguments", "type",
+                                       "header", "x"]),
                       inner, max_size=5),
     max_leaves=12,
 )  # fmt: skip
@@ -641,6 +642,7 @@ NAMES = [
     "messages", "conversations", "prompt", "completion", "text", "chosen", "rejected", "question",
     "table", "sql", "instruction", "input", "output", "answer", "response", "history", "system",
     "label", "tools", "functions", "context", "documents", "conversation", "id", "",
+    "images", "audio",
 ]  # fmt: skip
 ROWS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=6)
 GOOD = [

@@ -91,6 +91,7 @@ def test_right_may_leave_no_target(tokenizers):
     assert (row.status, int(row.examples[0].targets.sum())) == ("truncated", 1)
     code, sentence = fault(SYSTEM, tokenizer, size=first)
     assert code == "no_target"
+    assert f"the row has {len(encoded(SYSTEM, tokenizer).examples[0].tokens)} tokens" in sentence
     assert f"begins after {first} tokens, memory_profile.max_seq_length is {first}" in sentence
 
 

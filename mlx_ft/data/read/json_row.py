@@ -80,7 +80,8 @@ def checked(value: Any, text: str) -> dict[str, Any]:
 def object_fault(value: Any) -> Fault:
     """Why a value that is no object is no row."""
     kind = KINDS.get(type(value), "a number")
-    return Fault("not_an_object", f"found {kind}, expected a JSON object such as {{...}}")
+    example = '{"text": ...}' if type(value) is str else "{...}"
+    return Fault("not_an_object", f"found {kind}, expected a JSON object such as {example}")
 
 
 def character_fault(value: Any) -> Fault | None:
