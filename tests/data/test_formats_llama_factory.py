@@ -230,5 +230,5 @@ def test_media_of_a_turn():
 def test_a_kto_tag_is_a_label(tag, label):
     turns = [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."}]
     fields = {"conversations": turns, "kto_tag": tag}
-    assert read(fields).label == label
+    assert read(**fields).label == label
     assert unused_keys(fields) == []
