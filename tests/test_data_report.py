@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from mlx_ft.config.schema import DataConfig
+from mlx_ft.config.schema import Config, DataConfig
 from mlx_ft.data.batch import Batches
 from mlx_ft.data.prepare import prepare
 from mlx_ft.data_report import Outlook, lines, measured_speed, outlook, write
@@ -100,15 +100,16 @@ def test_notes_recommendations_and_the_outlook_are_written(prepared):
 def test_the_outlook_counts_tokens_by_weight_and_time_by_speed(prepared):
     dataset = prepared(*(pair("q" * i) for i in range(1, 9)))
     batches = Batches(dataset.train, 4, 0, pad_id=0, weights=dataset.weights)
-    ahead = outlook(dataset, batches, 6, 3.0, (50.0, "run"))
+    ahead = outlook(dataset, batches, 6, 3.0, (50.0, "run"), Config())
     total = sum(len(one.tokens) for one in dataset.train)
     assert ahead.tokens == 3 * total
     assert ahead.seconds == pytest.approx(3 * total / 50)
     assert (ahead.steps, ahead.epochs, ahead.measured_in) == (6, 3.0, "run")
+    assert "6 steps are few" in "\n".join(lines(dataset.report, ahead))
     assert 0 <= ahead.padding < 1
-    assert outlook(dataset, batches, 6, 3.0, None).seconds is None
+    assert outlook(dataset, batches, 6, 3.0, None, Config()).seconds is None
     dataset.weights[:] = 2
-    assert outlook(dataset, batches, 6, 3.0, None).tokens == 6 * total
+    assert outlook(dataset, batches, 6, 3.0, None, Config()).tokens == 6 * total
 
 
 def summary(folder, name, age=0, **changes):
