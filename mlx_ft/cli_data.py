@@ -27,7 +27,8 @@ tokens, targets, repeats, rows that training and validation share; what to mend,
   mlx-ft validate data=custom data.path=rows.jsonl data.max_errors=5% --out report
 
 Takes the same arguments as `mlx-ft train`. Writes report.json, report.png and, where rows are
-rejected, quarantine.jsonl: mend it and give it back as one more file.
+rejected, quarantine.jsonl. Mend it and train on both, leaving the rows that are still faulty in the
+first file out: data.path=[rows.jsonl,mended.jsonl] data.max_errors=5%
 """
 
 
@@ -113,8 +114,9 @@ def _validate(args: argparse.Namespace) -> int:
 
 def _verdict(report: dict[str, Any], refusal: DataError | None) -> str:
     if refusal is None:
-        return "fit for training"
-    return "not fit for training: " + ("see the faults" if report["faults"] else refusal.message)
+        faulty = report["rows"]["rejected"] - report["rows"]["dropped"]
+        return "fit for training" + (f"; {faulty:,} faulty rows are left out" if faulty else "")
+    return f"not fit for training: {refusal.message.partition('. Mend')[0]}"
 
 
 def _check_out(folder: Path, read: Sequence[Path]) -> None:

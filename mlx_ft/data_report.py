@@ -100,9 +100,10 @@ def write(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
 def lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
     """The report in lines for a terminal or a log."""
     rows = report["rows"]
+    aside = f" ({rows['set_aside']:,} of them set aside)" if rows["set_aside"] else ""
     yield (
-        f"{rows['rows']:,} rows = {rows['kept']:,} kept + {rows['truncated']:,} truncated + "
-        f"{rows['rejected']:,} rejected"
+        f"{rows['rows']:,} rows = {rows['kept']:,} kept{aside} + "
+        f"{rows['truncated']:,} truncated + {rows['rejected']:,} rejected"
     )
     for file in report["files"]:
         kinds = ", ".join(f"{name} {count:,}" for name, count in file["formats"].items())
@@ -138,6 +139,7 @@ def _length(key: str, what: str) -> Any:
 
 _LINES: Sequence[tuple[str, Any]] = (
     ("rows", lambda stats: f"{stats['rows']:,}"),
+    ("  of them set aside", lambda stats: f"{stats['set_aside']:,}"),
     ("turns", lambda stats: f"{stats['turns']:,}"),
     ("tokens", lambda stats: f"{stats['tokens']:,}"),
     ("target tokens", lambda stats: f"{stats['target_tokens']:,}"),

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, as in `plots`.
 COLORS = {"train": "#0072B2", "valid": "#D55E00", "test": "#009E73"}
-KEPT, CUT, REJECTED, ASIDE = "#009E73", "#E69F00", "#D55E00", "#8A8A8A"
+KEPT, CUT, REJECTED, ASIDE = "#009E73", "#E69F00", "#D55E00", "#C8C8C8"
 INK = "#222222"
 SIZE = (11.0, 7.5)  # inches
 TITLES = {"train": "training", "valid": "validation", "test": "test"}
@@ -26,9 +26,11 @@ def data_figure(report: Mapping[str, Any]) -> Figure:
         figure = Figure(figsize=SIZE, dpi=130, layout="constrained")
         upper, lower = figure.subplots(2, 2)
         rows = report["rows"]
+        set_aside = rows.get("set_aside", 0)
+        aside = f" ({set_aside:,} set aside)" if set_aside else ""
         figure.suptitle(
-            f"{rows['rows']:,} rows: {rows['kept']:,} kept, {rows['truncated']:,} truncated, "
-            f"{rows['rejected']:,} rejected",
+            f"{rows['rows']:,} rows: {rows['kept']:,} kept{aside}, "
+            f"{rows['truncated']:,} truncated, {rows['rejected']:,} rejected",
             fontsize=14, x=0.01, ha="left",
         )  # fmt: skip
         _lengths(upper[0], report, "length", "Tokens of an example")

@@ -191,14 +191,15 @@ class Record:
             return
         from mlx_ft import plots
 
+        figures = self.folder.path / "figures"
         for name, figure in plots.training_figures(self.rows).items():
             content = plots.png(figure)
             if name == "loss":
                 self.folder.write_bytes("loss.png", content)
-            figures = self.folder.path / "figures"
             figures.mkdir(exist_ok=True)
             (figures / f"{name}.png").write_bytes(content)
-        self.tracker.log_file(self.folder.path / "figures")
+        if figures.exists():  # a run that ended before its first step has none
+            self.tracker.log_file(figures)
 
 
 def _final(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -78,7 +78,7 @@ def test_faulty_rows_go_to_a_file_that_can_be_mended_and_given_back(folder, run)
     assert code == 2
     assert "rows.jsonl:5: completion is empty" in out
     assert "json_syntax (1): mend the JSON" in out
-    assert out.endswith("verdict: not fit for training: see the faults\n")
+    assert out.endswith("verdict: not fit for training: 2 of 21 rows are faulty\n")
     names = {"report.json", "report.png", "quarantine.jsonl", "quarantine.reasons.jsonl"}
     assert {path.name for path in (folder / "report").iterdir()} == names
     reasons = (folder / "report" / "quarantine.reasons.jsonl").read_text().splitlines()
@@ -297,7 +297,7 @@ def test_documents_become_a_dataset_that_can_be_validated(folder, run):
     assert " 0 rejected" in out.partition("\n")[0]
     code, _, err = run("data", "from-documents", docs, "--out", "made")
     assert code == 2
-    assert "overwrite it" in err
+    assert "--overwrite" in err
     code, _, err = run("data", "from-documents", "nowhere", "--out", "other")
     assert code == 2
     assert "nowhere" in err

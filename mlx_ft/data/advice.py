@@ -78,14 +78,21 @@ def _row_notes(report: Report, config: DataConfig) -> Iterator[str]:
 
 def _overlap_notes(report: Report) -> Iterator[str]:
     for name, found in report["overlap"].items():
-        if count := found["exact"] + found["near"]:
-            title = {"valid": "validation", "test": "test"}[name]
-            first = " is like ".join(found["first"][0])
-            yield (
-                f"{count} of {found['rows']} {title} rows are also training rows ({found['exact']} "
-                f"the same, {found['near']} nearly): figures on them flatter the model. First: "
-                f"{first}."
+        if not found["exact"] + found["near"]:
+            continue
+        title = {"valid": "validation", "test": "test"}[name]
+        counts = [
+            f"{count} {text}"
+            for count, text in (
+                (found["exact"], "are also training rows"),
+                (found["near"], "say nearly what a training row says"),
             )
+            if count
+        ]
+        yield (
+            f"Of {found['rows']} {title} rows {' and '.join(counts)}: figures on them flatter the "
+            f"model. First: {' is like '.join(found['first'][0])}."
+        )
 
 
 def recommendations(report: Report, config: DataConfig) -> list[str]:
@@ -97,9 +104,10 @@ def recommendations(report: Report, config: DataConfig) -> list[str]:
 
 
 def _size_advice(report: Report, train: Report) -> Iterator[str]:
-    if train["rows"] < FEW_ROWS:
+    used = train["rows"] - train["set_aside"]
+    if used < FEW_ROWS:
         yield (
-            f"{train['rows']} training rows are few: below {FEW_ROWS} a model mostly learns the "
+            f"{used} training rows are few: below {FEW_ROWS} a model mostly learns the "
             "form of the answers. Add rows, and watch the validation loss for overfitting."
         )
     if not report["splits"]["valid"]["examples"]:

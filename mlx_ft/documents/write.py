@@ -30,7 +30,7 @@ def check(out: Path, overwrite: bool) -> None:
             "name an empty or a new folder."
         )
     if inside and not overwrite:
-        raise DataError(f"{out} already holds a result; name another folder, or overwrite it.")
+        raise DataError(f"{out} already holds a result; name another folder, or add --overwrite.")
 
 
 def publish(
