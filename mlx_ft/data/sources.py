@@ -14,6 +14,7 @@ from mlx_ft.data.locate import Found, locate, locate_files
 from mlx_ft.errors import DataError
 
 SPLITS = ("train", "valid", "test")
+REPORTS = ("report.json", "quarantine.jsonl", "quarantine.reasons.jsonl")  # no rows: ours
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,15 @@ def find(config: DataConfig) -> Sources:
     if search.faults:
         raise DataError("The data cannot be found.", search.faults)
     used = {_identity(source.path) for split in SPLITS for source in search.splits[split]}
-    unused = [path for path in dict.fromkeys(search.unused) if _identity(path) not in used]
+    unused = [
+        path
+        for path in dict.fromkeys(search.unused)
+        if _identity(path) not in used and path.name not in REPORTS
+    ]
     notes = search.notes + [
-        f"{path} is not used; data.valid_path and data.test_path name files." for path in unused
+        f"{path} is not used: of this folder the train, valid and test files are; name it with "
+        "data.path, data.valid_path or data.test_path to use it."
+        for path in unused
     ]
     train, valid, test = (tuple(search.splits[split]) for split in SPLITS)
     return Sources(train, valid, test, tuple(unused), tuple(notes))
