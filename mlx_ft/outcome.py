@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mlx_ft.config.schema import Config
+from mlx_ft.config.schema import Config, DataConfig, ModelConfig
 from mlx_ft.evaluation import Answer
 
 QUESTION = "your question"
@@ -39,7 +39,7 @@ def show_result(
     ]
     if config.tracking.backend != "none":
         lines.append(_next_command("look at it", "mlx-ft ui"))
-    lines.append(_next_command("change it", "python train.py lora.rank=32"))
+    lines.append(_next_command("change it", _change(run_dir, config)))
     console.print()
     console.print(table)
     for reason in _not_measured(summary, config):
@@ -77,6 +77,14 @@ def shown(path: Path) -> str:
 def _generate(run_dir: str, question: str = "") -> str:
     first_line = next(iter(question.splitlines()), QUESTION)
     return f"mlx-ft generate --run {shlex.quote(run_dir)} {shlex.quote(first_line)}"
+
+
+def _change(run_dir: str, config: Config) -> str:
+    """The same run with one change; the main job needs no folder to be named."""
+    if (config.data.path, config.model.path) == (DataConfig().path, ModelConfig().path):
+        return "python train.py lora.rank=32"
+    folder = shlex.quote(run_dir)
+    return f"python train.py --config-dir {folder} --config-name config lora.rank=32"
 
 
 def _next_command(what: str, command: str) -> str:

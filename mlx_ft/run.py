@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -49,6 +50,8 @@ def run(
     with ExitStack() as stack:
         log = stack.enter_context(LogFile())
         accepted = accept(config, public)
+        if accepted.device == "cpu" and config.threads is None:
+            _say_if_busy()
         folder = RunFolder.create(run_dir, Path(config.paths.output_dir))
         stack.callback(folder.release)
         log.open(folder.log_handler())
@@ -77,6 +80,18 @@ def run(
                 )
             )
             raise
+
+
+def _say_if_busy() -> None:
+    """Threads of a BLAS wait for one another: beside other work, one is often faster than all."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        logger.warning(
+            "the machine is busy (load %.1f on %d cores): training may be many times slower; "
+            "threads=1 is then often faster",
+            load,
+            cores,
+        )
 
 
 def _check_output(config: Config, run_dir: Path | None) -> None:

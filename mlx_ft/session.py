@@ -29,6 +29,8 @@ from mlx_ft.state import TrainState
 
 logger = logging.getLogger(__name__)
 
+FEW_STEPS = 6
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -135,6 +137,8 @@ class Session:
         if self.config.eval.every != "auto":
             return int(self.config.eval.every)
         patience = self.config.train.early_stopping_patience
+        if patience is None and self.plan.steps < FEW_STEPS:
+            return 0  # halfway would be next to the end
         count = 2 if patience is None else 3 * (patience + 1)
         return math.ceil(self.plan.steps / count)
 

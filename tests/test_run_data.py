@@ -71,3 +71,13 @@ def test_a_mixture_shows_rows_by_their_weights(place, capsys):
     assert main(arguments) == 0
     assert summary(place / "run")["steps"] == 8  # 3 x 8 + 8 rows, 4 in a step
     assert "weight" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.5, False), (1000.0, True)])
+def test_a_busy_machine_is_said(place, capsys, monkeypatch, load, said):
+    rows(place / "rows.jsonl", 30)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    assert main(job("train.max_steps=1", "data.metric=none")) == 0
+    out, err = capsys.readouterr()
+    assert ("threads=1 is then often faster" in err) == said
+    assert "change it   python train.py --config-dir run --config-name config lora.rank=32" in out
