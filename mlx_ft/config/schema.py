@@ -194,7 +194,8 @@ class EvalConfig:
 
     every: Any = option(
         "auto",
-        "Steps between two validations; `auto`: halfway and at the end; 0: only before and after.",
+        "Steps between two validations; `auto`: halfway (not in runs of fewer than six steps) and "
+        "at the end; 0: only before and after.",
         kind="int|'auto'",
         minimum=0,
     )
