@@ -57,8 +57,9 @@ def _lengths(axes: Axes, report: Mapping[str, Any], key: str, title: str) -> Non
         )  # fmt: skip
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_ylabel("% of examples")
+    axes.xaxis.set_major_locator(_whole_numbers())
     if axes.get_legend_handles_labels()[0]:  # else no row could be used
-        axes.legend(frameon=False, fontsize=9)
+        _legend(axes, 1)
 
 
 def _fates(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -84,7 +85,22 @@ def _fates(axes: Axes, report: Mapping[str, Any]) -> None:
     )
     axes.set_xlim(0, 1.02 * max([*left, 1]))
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, loc="lower right")
+        axes.xaxis.set_major_locator(_whole_numbers())
+    _legend(axes, 4)
+
+
+def _whole_numbers() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True)
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    """Below the axes, where no bar can be in its way."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            frameon=False, fontsize=9, ncols=columns, loc="upper left", bbox_to_anchor=(0, -0.1)
+        )
 
 
 def _words(axes: Axes, report: Mapping[str, Any]) -> None:
