@@ -90,8 +90,8 @@ def _overlap_notes(report: Report) -> Iterator[str]:
             if count
         ]
         yield (
-            f"Of {found['rows']} {title} rows {' and '.join(counts)}: figures on them flatter the "
-            f"model. First: {' is like '.join(found['first'][0])}."
+            f"Of {found['rows']} {title} rows {' and '.join(counts)}: figures on them "
+            f"{'flatter' if found['exact'] else 'may flatter'} the model. First: {' is like '.join(found['first'][0])}."
         )
 
 
