@@ -89,9 +89,10 @@ def _overlap_notes(report: Report) -> Iterator[str]:
             )
             if count
         ]
+        flatters = "flatter" if found["exact"] else "may flatter"
         yield (
-            f"Of {found['rows']} {title} rows {' and '.join(counts)}: figures on them "
-            f"{'flatter' if found['exact'] else 'may flatter'} the model. First: {' is like '.join(found['first'][0])}."
+            f"Of {found['rows']} {title} rows {' and '.join(counts)}: figures on them {flatters} "
+            f"the model. First: {' is like '.join(found['first'][0])}."
         )
 
 
