@@ -31,6 +31,15 @@ rejected, quarantine.jsonl. Mend it and train on both, leaving the rows that are
 first file out: data.path=[rows.jsonl,mended.jsonl] data.max_errors=5%
 """
 
+CONVERT = """\
+Write rows of another format. OUT's name says the kind of file: .jsonl, .json, .csv, .tsv or
+.parquet, each also with .gz or .zst. What the format has no place for is counted and said; rows
+that it cannot express are left out and said, and the exit code is then 1.
+
+  mlx-ft data convert chats.json rows.jsonl --to messages
+  mlx-ft data convert rows.jsonl alpaca.csv.gz --to alpaca
+"""
+
 
 def add_commands(commands: Commands, given: Sequence[str]) -> None:
     """Add `validate` and `data`. given: the arguments; they decide what has to be imported."""
@@ -46,14 +55,16 @@ def add_commands(commands: Commands, given: Sequence[str]) -> None:
     data = commands.add_parser("data", help="built-in datasets, conversion, data from documents")
     actions = data.add_subparsers(metavar="ACTION", required=True)
     actions.add_parser("list", help="the built-in datasets").set_defaults(command=_list)
-    convert = actions.add_parser("convert", help="rows from one format to another")
-    convert.add_argument("source", type=Path, metavar="IN")
-    convert.add_argument("target", type=Path, metavar="OUT")
+    convert = actions.add_parser(
+        "convert", help="rows from one format to another", description=CONVERT, formatter_class=raw
+    )
+    convert.add_argument("source", type=Path, metavar="IN", help="a file of rows, of any kind")
+    convert.add_argument("target", type=Path, metavar="OUT", help="its name says its kind")
     convert.add_argument("--to", required=True, choices=TARGETS)
     convert.add_argument(
         "--format", default="auto", help="the rows' format; default: by their keys"
     )
-    convert.add_argument("--overwrite", action="store_true")
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     convert.set_defaults(command=_convert)
     documents = actions.add_parser(
         "from-documents", help="questions and answers from Markdown, HTML, PDF, Word, Python files"
