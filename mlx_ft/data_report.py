@@ -87,7 +87,7 @@ def write(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
     written[0].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     with warnings.catch_warnings():  # names in scripts that the font lacks: boxes will do
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        written[1].write_bytes(png(data_figure(dataset.report)))
+        written[1].write_bytes(png(data_figure(_from_here(dataset.report))))
     for path in (dataset.quarantine, dataset.reasons):
         target = folder / path.name
         target.unlink(missing_ok=True)  # of an earlier report
@@ -95,6 +95,12 @@ def write(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
             shutil.copyfile(path, target)
             written.append(target)
     return written
+
+
+def _from_here(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The report with its notes naming files as they are seen from the working folder."""
+    here = f"{Path.cwd()}/"
+    return {**report, "notes": [note.replace(here, "") for note in report["notes"]]}
 
 
 def lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
