@@ -98,7 +98,7 @@ def prepare_inputs(config: Config) -> Inputs:
     located = models.locate(resolved.model, cache_dir)
     tokenizer = load_tokenizer(located)
     length = resolved.memory_profile.max_seq_length
-    dataset = prepare(config.data, tokenizer, length, config.seed, cache_dir)
+    dataset = prepare(config.data, tokenizer, length, config.seed, cache_dir, found=found)
     if metric is not None:
         check_references(metric, dataset.test[: config.eval.task_rows])
     return Inputs(resolved, device, located, tokenizer, dataset, metric)

@@ -105,7 +105,9 @@ def _validate(args: argparse.Namespace) -> int:
     resolved = memory.resolve(config, device)
     length = resolved.memory_profile.max_seq_length
     tokenizer = fetch_tokenizer(resolved.model, cache_dir)
-    dataset = prepare(config.data, tokenizer, length, config.seed, cache_dir, accept_faults=True)
+    dataset = prepare(
+        config.data, tokenizer, length, config.seed, cache_dir, accept_faults=True, found=found
+    )
     ahead = _outlook(resolved, dataset, tokenizer, device) if len(dataset.train) else None
     folder = args.out or _default_folder(config, dataset.digest)
     try:

@@ -91,7 +91,7 @@ def world(monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(models, "locate", locate)
     monkeypatch.setattr(accept, "load_tokenizer", lambda _: None)
-    monkeypatch.setattr(accept, "prepare", lambda *_: types.SimpleNamespace(test=[]))
+    monkeypatch.setattr(accept, "prepare", lambda *_, **__: types.SimpleNamespace(test=[]))
     monkeypatch.chdir(tmp_path)
     return seen
 

@@ -63,9 +63,9 @@ class Job:
         self.max_seq_length = max_seq_length
         self.seed = seed
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, digest: str) -> None:
         """Fill `folder` with the encoded rows, the report and the quarantine file."""
-        _Pass(self, folder).run()
+        _Pass(self, folder).run(digest)
 
 
 def look(found: Sources, config: DataConfig) -> None:
@@ -105,7 +105,7 @@ class _Pass:
         self.about = report.Collected(tuple(job.tokenizer.all_special_tokens))
         self._said = time.monotonic()
 
-    def run(self) -> None:
+    def run(self, digest: str) -> None:
         with (
             Writer(self.folder) as self.writer,
             Quarantine(self.folder / "quarantine.jsonl") as self.quarantine,
@@ -122,7 +122,7 @@ class _Pass:
         content = report.make(
             self.job.sources, self.tallies, self.faults, encoded, groups, self.about,
             list(self.labels), self.job.config, self.job.max_seq_length,
-            [*self.notes, *remark_notes(self.remarks, self.job.tokenizer)],
+            [*self.notes, *remark_notes(self.remarks, self.job.tokenizer)], digest,
         )  # fmt: skip
         content["unsplit"] = self.unsplit
         (self.folder / "report.json").write_text(json.dumps(content, indent=1), "utf-8")

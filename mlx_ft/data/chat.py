@@ -20,8 +20,8 @@ from mlx_ft.data.tokens import Encoder, Tokenizer
 from mlx_ft.errors import DataError
 
 __all__ = ["OVERLONG", "PLAIN_TEMPLATE", "TRAIN_ON", "EncodeOptions", "EncodedRow", "Example",
-           "Tokenizer", "encode", "encode_rows", "generation_prompt", "missing_template",
-           "prompt_tokens", "remark_notes", "tokenize"]  # fmt: skip
+           "Tokenizer", "encode", "encode_rows", "generation_prompt",
+           "prompt_tokens", "remark_notes"]  # fmt: skip
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -110,23 +110,6 @@ def encode(conversation: Conversation, tokenizer: Tokenizer, max_seq_length: int
     return row.examples[0]
 
 
-def tokenize(
-    conversation: Conversation, tokenizer: Tokenizer
-) -> tuple[list[int], list[tuple[int, int]], int]:
-    """All tokens, the spans of them to be learned, and the number of endless turns.
-
-    Of a row that gives several examples, those of the last. Raises DataError as `encode_rows` does.
-    """
-    chat = _chat(tokenizer)
-    layout = _said(
-        lambda: mask.layout(
-            mask.samples(chat.renderer, conversation, "assistant")[-1], chat.encoder
-        )
-    )
-    edges = np.flatnonzero(np.diff([False, *layout.targets, False])).tolist()
-    return layout.tokens, list(zip(edges[::2], edges[1::2], strict=True)), layout.endless
-
-
 def prompt_tokens(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
     """The tokens before the last assistant turn's: training and evaluation start from the same."""
     turns = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
@@ -151,11 +134,6 @@ def generation_prompt(
         return mask.last_prompt([*stages, Stage(prompt, "prompt", len(turns))], chat.encoder)
 
     return _said(tokens)
-
-
-def missing_template(tokenizer: Tokenizer) -> bool:
-    """Whether the model brings no chat template, so that `PLAIN_TEMPLATE` is used."""
-    return tokenizer.chat_template is None
 
 
 def remark_notes(counts: Mapping[str, int], tokenizer: Tokenizer) -> list[str]:

@@ -92,14 +92,15 @@ def prepare(
     cache_dir: Path,
     *,
     accept_faults: bool = False,
+    found: sources.Sources | None = None,
 ) -> Dataset:
     """The dataset of a configuration; installs its chat template in the tokenizer.
 
-    accept_faults: leave it to the caller to call `refused`. Raises DataError: for files that are
-    not there or change while they are read, for what `refused` says, and where the encoded rows
-    cannot be written anywhere.
+    accept_faults: leave it to the caller to call `refused`. found: what `sources.find` gave, if it
+    was called before. Raises DataError: for files that are not there or change while they are
+    read, for what `refused` says, and where the encoded rows cannot be written anywhere.
     """
-    found = sources.find(config)
+    found = found or sources.find(config)
     chosen = template.install(tokenizer, config.template)
     for note in (*found.notes, *([chosen.note] if chosen.note else [])):
         logger.warning(note)
@@ -158,7 +159,7 @@ def _usable(target: Path) -> bool:
 
 def _write(job: build.Job, digest: str, folder: Path) -> None:
     """Fill a folder. Raises DataError where the files are no longer those of the digest."""
-    job.write(folder)
+    job.write(folder, digest)
     paths = [source.path for source in job.sources.all]
     if not any(map(hub.is_hub, paths)) and sources.digest(paths) != digest:
         raise DataError(

@@ -106,6 +106,7 @@ def make(
     config: DataConfig,
     max_seq_length: int,
     noted: Sequence[str],
+    digest: str,
 ) -> dict[str, Any]:
     """The report of a dataset; its keys are described in docs/data.md."""
     files = [
@@ -120,7 +121,7 @@ def make(
     rows = {name: sum(getattr(tally, name) for tally in tallies) for name in COUNTS}
     report: dict[str, Any] = {
         "version": 1,
-        "digest": sources.digest([source.path for source in found.all]),
+        "digest": digest,
         "files": files,
         "rows": rows,
         "faults": faults.as_list(),

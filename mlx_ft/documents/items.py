@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mlx_ft.documents.sections import Section
 
@@ -39,14 +39,3 @@ class Candidate:
     given: str = ""
     alone: bool = False
     common: bool = False
-
-
-@dataclass
-class Rejections:
-    """Counts of what was not made into items, by reason."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, reason: str) -> None:
-        """Count one more."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1

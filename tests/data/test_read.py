@@ -71,13 +71,15 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a", "a.parquet.gz"])
+NAMES = ["a.jsonl", "a.json", "a", "a.parquet.gz"]
+# Two rows on one line are a fault in a file that is named as JSON Lines.
+PAIRS = [(k, n) for k in KINDS for n in NAMES if (k, n) != ("objects without a border", "a.jsonl")]
+
+
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_content_decides_whatever_the_name(tmp_path, kind, pack, name):
     content, places = KINDS[kind]
-    if kind == "objects without a border" and name == "a.jsonl":
-        pytest.skip("two rows on one line of JSON Lines are a fault")
     path = tmp_path / name
     path.write_bytes(pack(content))
     rows, stats = rows_of(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import sys
@@ -20,8 +19,9 @@ from mlx_ft.datasets.code_reviews.faults import (
     read_helpers,
 )
 from mlx_ft.datasets.geography_sql.splits import shuffled
+from mlx_ft.datasets.making import make_files
 from mlx_ft.datasets.python_functions.families import fillings
-from mlx_ft.datasets.python_functions.make import quotas, render
+from mlx_ft.datasets.python_functions.make import quotas
 
 SEED = 20262
 SYSTEM = "Review the code: name the faulty line, say what is wrong and why, and mend it."
@@ -123,31 +123,14 @@ def wrong(rows: Iterable[Row]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files, or with `--check` judge them by running them; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="make", description=__doc__)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; 1 if a file differs, faulty code passes or mended code fails",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder of the files"
-    )
-    options = parser.parse_args(arguments)
     splits = make_splits()
-    texts = {options.out / f"{split}.jsonl": render(rows) for split, rows in splits.items()}
-    if not options.check:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            path.write_bytes(text.encode())
-        return 0
-    found = [
-        f"{path}: differs from what the generator writes"
-        for path, text in texts.items()
-        if not path.is_file() or path.read_bytes() != text.encode()
-    ]
-    found += [fault for rows in splits.values() for fault in wrong(rows)]
-    print("\n".join(found) or "every faulty code fails its tests, every mended one passes")
-    return 1 if found else 0
+
+    def faults() -> Iterator[str]:
+        for rows in splits.values():
+            yield from wrong(rows)
+
+    good = "every faulty code fails its tests, every mended one passes"
+    return make_files(arguments, Path(__file__).parent, __doc__, splits, faults, good)
 
 
 if __name__ == "__main__":

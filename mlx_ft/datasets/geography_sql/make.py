@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import math
 import random
 import sqlite3
@@ -16,6 +14,7 @@ from mlx_ft.datasets.geography_sql.database import build_database
 from mlx_ft.datasets.geography_sql.intents import INTENTS, Intent
 from mlx_ft.datasets.geography_sql.phrasings import PHRASINGS
 from mlx_ft.datasets.geography_sql.splits import SPLITS, shuffled, split_names
+from mlx_ft.datasets.making import make_files
 
 SEED = 20260
 SYSTEM = "Answer with one SQL query."
@@ -123,33 +122,9 @@ def make_splits() -> dict[str, list[Row]]:
     return splits
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The text of a file: one JSON object a line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files, or with `--check` say which differ; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="make", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if a file differs")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder of the files"
-    )
-    options = parser.parse_args(arguments)
-    texts = {options.out / f"{split}.jsonl": render(rows) for split, rows in make_splits().items()}
-    if not options.check:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            path.write_bytes(text.encode())
-        return 0
-    stale = [path for path, text in texts.items() if not _holds(path, text)]
-    for path in stale:
-        print(f"{path}: differs from what the generator writes; run make without --check")
-    return 1 if stale else 0
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
+    """Write the files, or with `--check` judge them; returns the exit code."""
+    return make_files(arguments, Path(__file__).parent, __doc__, make_splits())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import random
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from mlx_ft.datasets.geography_sql.splits import shuffled
-from mlx_ft.datasets.python_functions.make import render
+from mlx_ft.datasets.making import make_files
 
 SEED = 20263
 SOURCES = Path(__file__).parent / "principles"
@@ -101,29 +100,12 @@ def make_splits() -> dict[str, list[Row]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the files, or with `--check` say what is wrong; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="make", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; 1 if a file or a source is not right"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder of the files"
-    )
-    options = parser.parse_args(arguments)
-    texts = {options.out / f"{split}.jsonl": render(rows) for split, rows in make_splits().items()}
-    found = list(faults())
-    if not options.check and not found:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            path.write_bytes(text.encode())
-        return 0
-    found += [
-        f"{path}: differs from what the generator writes"
-        for path, text in texts.items()
-        if not path.is_file() or path.read_bytes() != text.encode()
-    ]
-    print("\n".join(found) or "every principle is whole, every example is Python")
-    return 1 if found else 0
+    """Write the files, or with `--check` judge them; returns the exit code."""
+    if found := list(faults()):  # of the sources: nothing is written from them
+        print("\n".join(found))
+        return 1
+    good = "every principle is whole, every example is Python"
+    return make_files(arguments, Path(__file__).parent, __doc__, make_splits(), good=good)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
-import json
 import os
 import random
 import sys
@@ -15,6 +13,7 @@ from typing import Any
 
 from mlx_ft.code_tests.run import run_tests
 from mlx_ft.datasets.geography_sql.splits import shuffled
+from mlx_ft.datasets.making import make_files
 from mlx_ft.datasets.python_functions.families import (
     Task,
     build_task,
@@ -144,41 +143,17 @@ def faults(pairs: Iterable[tuple[Task, Row]]) -> Iterator[str]:
             yield from found
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The text of a file: one JSON object a line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the files, or with `--check` judge them by running them; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="make", description=__doc__)
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; 1 if a file differs, an answer fails its tests or a wrong one passes",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder of the files"
-    )
-    options = parser.parse_args(arguments)
     splits = make_splits()
-    texts = {options.out / f"{split}.jsonl": render(rows) for split, rows in splits.items()}
-    if not options.check:
-        options.out.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            path.write_bytes(text.encode())
-        return 0
-    stale = [path for path, text in texts.items() if not _holds(path, text)]
-    found = [f"{path}: differs from what the generator writes" for path in stale]
-    tasks = split_tasks()
-    for split, rows in splits.items():
-        found += faults(zip(tasks[split], rows, strict=True))
-    print("\n".join(found) or "every answer passes its tests, every wrong one fails")
-    return 1 if found else 0
 
+    def judged() -> Iterator[str]:
+        tasks = split_tasks()
+        for split, rows in splits.items():
+            yield from faults(zip(tasks[split], rows, strict=True))
 
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
+    good = "every answer passes its tests, every wrong one fails"
+    return make_files(arguments, Path(__file__).parent, __doc__, splits, judged, good)
 
 
 if __name__ == "__main__":
