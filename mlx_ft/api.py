@@ -123,6 +123,7 @@ def evaluate(run: str | Path | SavedRun | Tuned | None = None, *, base: bool = F
     from mlx_ft.data import batch as batching
     from mlx_ft.data.arrays import pad_id
     from mlx_ft.data.prepare import prepare
+    from mlx_ft.data.sample import sample
 
     config = tuned.run.config
     metric = evaluation.build_judge(config.data)
@@ -133,12 +134,12 @@ def evaluate(run: str | Path | SavedRun | Tuned | None = None, *, base: bool = F
         config.seed,
         Path(config.paths.cache_dir),
     )
-    valid = dataset.valid[: config.eval.max_rows]
+    valid = sample(dataset.valid, config.eval.max_rows)
     result = None
     if valid:
         batches = batching.sequential(valid, config.eval.batch_size, pad_id(tuned.tokenizer))
         result = evaluation.validation_loss(tuned.model, batches)
-    rows = dataset.test[: config.eval.task_rows] if metric else ()
+    rows = sample(dataset.test, config.eval.task_rows) if metric else ()
     judged = (
         list(evaluation.answers(tuned.model, tuned.tokenizer, rows, metric, config.eval))
         if metric and rows

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_ft import __version__, cli_data, cli_help
+from mlx_ft import __version__, cli_data, cli_help, cli_tracking
 from mlx_ft.errors import MlxFtError, UserError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     commands.add_parser("train", help="train an adapter; key=value arguments, see train --help")
     _add_quick(commands)
+    _add_resume(commands)
     _add_generate(commands)
     _add_evaluate(commands)
     cli_data.add_commands(commands, given)
@@ -69,6 +70,7 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     doctor = _add(commands, "doctor", "what this machine can do: device, BLAS, memory, disk")
     doctor.set_defaults(command=_doctor)
     _add_ui(commands)
+    cli_tracking.add_commands(commands)
     return parser
 
 
@@ -137,6 +139,16 @@ def _add_quick(commands: Commands) -> None:
     quick.set_defaults(command=_quick)
 
 
+def _add_resume(commands: Commands) -> None:
+    parser = _add(commands, "resume", "go on with a run that was stopped", cli_help.RESUME)
+    parser.add_argument(
+        "run", nargs="?", metavar="RUN",
+        help="run folder, a checkpoint in one, or a run id; default: the newest in outputs",
+    )  # fmt: skip
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.set_defaults(command=_resume)
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", metavar="RUN", help="run folder or run id; default: the newest in outputs"
@@ -186,6 +198,22 @@ def _quick(args: argparse.Namespace) -> int:
         overrides += ["data=custom", f"data.path={_quoted(args.data)}"]
         given = args.overrides
     return train([*overrides, *given])
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from mlx_ft import target
+    from mlx_ft.main import main as train
+
+    overrides = list(args.overrides)
+    if args.run and "=" in args.run and not Path(args.run).exists():
+        overrides.insert(0, args.run)
+        args.run = None
+    outputs = Path(os.environ.get("MLX_FT_OUTPUTS", "outputs")).expanduser()
+    found = target.named(args.run, outputs) if args.run else target.newest(outputs)
+    arguments = target.command_line(found)
+    if said := target.go_where_it_began(found):
+        print(said, file=sys.stderr)
+    return train([*arguments, *overrides])
 
 
 def _quoted(text: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_ft.errors import DataError, MlxFtError, OutputError
+from mlx_ft import cli_help
+from mlx_ft.errors import DataError, MlxFtError, OutputError, UserError
 
 if TYPE_CHECKING:
     from mlx_ft.config.schema import Config
@@ -19,45 +21,28 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-VALIDATE = """\
-Look at every row of the data as training would: kept, truncated or rejected, with line and reason;
-tokens, targets, repeats, rows that training and validation share; what to mend, and what it takes.
-
-  mlx-ft validate data=custom data.path=rows.jsonl
-  mlx-ft validate data=custom data.path=rows.jsonl data.max_errors=5% --out report
-
-Takes the same arguments as `mlx-ft train`. Writes report.json, report.png and, where rows are
-rejected, quarantine.jsonl. Mend it and train on both, leaving the rows that are still faulty in the
-first file out: data.path=[rows.jsonl,mended.jsonl] data.max_errors=5%
-"""
-
-CONVERT = """\
-Write rows of another format. OUT's name says the kind of file: .jsonl, .json, .csv, .tsv or
-.parquet, each also with .gz or .zst. What the format has no place for is counted and said; rows
-that it cannot express are left out and said, and the exit code is then 1.
-
-  mlx-ft data convert chats.json rows.jsonl --to messages
-  mlx-ft data convert rows.jsonl alpaca.csv.gz --to alpaca
-"""
-
 
 def add_commands(commands: Commands, given: Sequence[str]) -> None:
     """Add `validate` and `data`. given: the arguments; they decide what has to be imported."""
     raw = argparse.RawDescriptionHelpFormatter
     validate = commands.add_parser(
-        "validate", help="a report on the data, before training", description=VALIDATE,
-        formatter_class=raw,
+        "validate", help="a report on the data, before training",
+        description=cli_help.VALIDATE, formatter_class=raw,
     )  # fmt: skip
-    validate.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
-    validate.add_argument("--out", type=Path, metavar="FOLDER", help="where the report goes")
+    validate.add_argument("overrides", nargs="*", metavar="DATA or KEY=VALUE", action=_Overrides,
+                          help="a file or folder of rows, a built-in dataset, settings; "
+                               "default: the rows that `mlx-ft train` takes")  # fmt: skip
+    validate.add_argument("--out", type=Path, metavar="FOLDER",
+                          help="where the report goes; default: in outputs/validate")  # fmt: skip
     validate.add_argument("--json", action="store_true", help="print the report as JSON")
     validate.set_defaults(command=_validate)
     data = commands.add_parser("data", help="built-in datasets, conversion, data from documents")
     actions = data.add_subparsers(metavar="ACTION", required=True)
     actions.add_parser("list", help="the built-in datasets").set_defaults(command=_list)
     convert = actions.add_parser(
-        "convert", help="rows from one format to another", description=CONVERT, formatter_class=raw
-    )
+        "convert", help="rows from one format to another",
+        description=cli_help.CONVERT, formatter_class=raw,
+    )  # fmt: skip
     convert.add_argument("source", type=Path, metavar="IN", help="a file of rows, of any kind")
     convert.add_argument("target", type=Path, metavar="OUT", help="its name says its kind")
     convert.add_argument("--to", required=True, choices=TARGETS)
@@ -67,17 +52,74 @@ def add_commands(commands: Commands, given: Sequence[str]) -> None:
     convert.add_argument("--overwrite", action="store_true", help="replace OUT if it is there")
     convert.set_defaults(command=_convert)
     documents = actions.add_parser(
-        "from-documents", help="questions and answers from Markdown, HTML, PDF, Word, Python files"
-    )
+        "from-documents", help="questions and answers from Markdown, HTML, PDF, Word, Python files",
+        usage="%(prog)s SOURCE --out FOLDER [options]", description=cli_help.DOCUMENTS,
+        formatter_class=raw,
+    )  # fmt: skip
     if given[:1] == ["data"]:  # the readers cost time to import
         from mlx_ft.documents import command
 
         command.add_arguments(documents)
+        for action in documents._actions:
+            about = cli_help.DOCUMENTS_OPTIONS.get(action.dest)
+            action.metavar, action.help = about or (action.metavar, action.help)
         documents.set_defaults(command=command.main)
 
 
 TARGETS = ("messages", "sharegpt", "alpaca", "chatml", "prompt-completion")
 SHOWN_FAULTS = 15
+NO_DATASETS = ("custom", "default")  # of conf/data: settings for rows that are named elsewhere
+
+
+class _Overrides(argparse.Action):
+    """The settings of `validate`, with data that is named alone made one of them."""
+
+    def __call__(
+        self, _parser: object, namespace: argparse.Namespace, values: Any, _option: object = None
+    ) -> None:
+        setattr(namespace, self.dest, _settings(values))
+
+
+def _settings(words: Sequence[str]) -> list[str]:
+    """`data=custom data.path=rows.jsonl` for `rows.jsonl`, `data=NAME` for a dataset's name.
+
+    What else is no setting is left for the check of the arguments. Raises UserError for several
+    names, and for one that is nearly a dataset's.
+    """
+    from mlx_ft.config.compose import CommandLine
+    from mlx_ft.config.keys import keys, sections
+
+    groups = CommandLine(()).groups
+    keywords = {*keys(), *sections(), *groups.names()}  # a setting without value, or a folder
+    alone = [
+        word for word in words
+        if "=" not in word and not word.startswith(("+", "~", "-"))
+        and (word not in keywords or Path(word).exists())
+    ]  # fmt: skip
+    if not alone or any(word.startswith("data.path=") for word in words):
+        return list(words)
+    if len(alone) > 1:
+        several = ",".join(quoted(word) for word in alone)
+        raise UserError(
+            f"One file, folder or dataset can be named alone; found {len(alone)}. Put quotes "
+            "around a name with spaces. For several files: "
+            f'mlx-ft validate data=custom "data.path=[{several}]"'
+        )
+    name, rest = alone[0], [word for word in words if word != alone[0]]
+    if name.isidentifier() and not Path(name).exists():
+        datasets = [choice for choice in groups.options("data") if choice not in NO_DATASETS]
+        if name in datasets:
+            return [f"data={name}", *rest]
+        if close := difflib.get_close_matches(name, datasets, n=1):
+            raise UserError(f"No file, folder or dataset {name!r}. Did you mean {close[0]}?")
+    custom = [] if any(word.startswith("data=") for word in rest) else ["data=custom"]
+    return [*custom, f"data.path={quoted(name)}", *rest]
+
+
+def quoted(text: str) -> str:
+    """A value for Hydra's grammar, whatever characters it has."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -120,7 +162,8 @@ def _validate(args: argparse.Namespace) -> int:
         print(written[0].read_text("utf-8"), end="")
     else:
         print("\n".join(data_report.lines(dataset.report, ahead)))
-        print(f"\nwritten: {', '.join(str(path) for path in written)}")
+        names = [str(written[0]), *(path.name for path in written[1:])]
+        print(f"\nwritten: {', '.join(names)}")
         print(f"verdict: {_verdict(dataset.report, refusal)}")
     return 0 if refusal is None else 2
 

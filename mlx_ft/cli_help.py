@@ -55,3 +55,66 @@ examples:
   mlx-ft ui                                                the runs of mlruns/ in this folder
   mlx-ft ui --port 5001 paths.tracking_dir=elsewhere/mlruns
 """
+VALIDATE = """\
+Look at every row of the data as training would: kept, truncated or rejected, with line and reason;
+tokens, targets, repeats, rows that training and validation share; what to mend, and what it takes.
+
+  mlx-ft validate rows.jsonl                               a file or a folder of your own
+  mlx-ft validate principles                               a built-in dataset
+  mlx-ft validate rows.jsonl data.max_errors=5% --out report
+  mlx-ft validate data=custom data.path=rows.jsonl         in full; so train takes it, too
+
+Settings are those of `mlx-ft train`. Writes report.json, report.png and, where rows are rejected,
+quarantine.jsonl. Mend it and train on both, leaving the rows that are still faulty in the first
+file out: 'data.path=[rows.jsonl,mended.jsonl]' data.max_errors=5%
+"""
+CONVERT = """\
+Write rows of another format. OUT's name says the kind of file: .jsonl, .json, .csv, .tsv or
+.parquet, each also with .gz or .zst. What the format has no place for is counted and said; rows
+that it cannot express are left out and said, and the exit code is then 1.
+
+  mlx-ft data convert chats.json rows.jsonl --to messages
+  mlx-ft data convert rows.jsonl alpaca.csv.gz --to alpaca
+"""
+DOCUMENTS = """\
+Make rows to train on from documents: by rules, not by a model. Every answer stands in the
+documents; what no rule is sure of is left out and counted.
+
+reads    Markdown, reStructuredText, text, HTML, PDF, Word (.docx), Python files and a Chroma
+         collection; other source code as raw text
+writes   FOLDER/train.jsonl, valid.jsonl, test.jsonl    questions with their answers, as chats
+         FOLDER/chunks.jsonl, chunks_valid.jsonl, ...   raw text, for continued training
+         FOLDER/report.json                             what was made of each file, and what not
+kinds    definition, question, list, summary, text_to_code, code_to_text, function
+
+examples:
+  mlx-ft data from-documents docs --out data/manual --subject "My Project"
+  mlx-ft validate data/manual
+  mlx-ft train data=custom data.path=data/manual
+
+All about it: docs/documents.md
+"""
+# Of each option its value's name and its help.
+DOCUMENTS_OPTIONS = {
+    "source": ("SOURCE", "a folder, one file, or chroma:PATH/COLLECTION"),
+    "out": ("FOLDER", "where the rows go: a new or empty folder, or an earlier result's (needed)"),
+    "subject": ("TEXT", 'what the documents are about, e.g. "Flask": the questions name it; '
+                        "default: they name the page"),
+    "valid_fraction": ("SHARE", "of the rows, for validation; default: %(default)s"),
+    "test_fraction": ("SHARE", "of the rows, for the test; default: %(default)s"),
+    "seed": ("N", "chooses the sections of validation and test; default: %(default)s"),
+    "min_quality": ("SCORE", "leave out rows below it, from 0 to 1; default: %(default)s"),
+    "kinds": ("LIST", "kinds of rows to make, with commas between; default: all"),
+    "chunk_words": ("N", "most words of a raw text; 0: none are made; default: %(default)s"),
+    "max_file_bytes": ("N", "leave out larger files; default: %(default)s"),
+    "overwrite": (None, "replace an earlier result; default: it is left alone"),
+}  # fmt: skip
+
+RESUME = """\
+The run's own configuration is taken, from its folder. What only makes it longer may be given:
+  mlx-ft resume outputs/runs/2026-01-31_12-00-00
+  mlx-ft resume outputs/runs/2026-01-31_12-00-00 train.max_steps=500
+  mlx-ft resume outputs/runs/2026-01-31_12-00-00/checkpoints/step-000050
+A damaged checkpoint is set aside and the one before it is taken. What would make it another run
+is refused, with the list; train.resume_allow=[KEY] insists.
+"""

@@ -25,7 +25,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C; returns the exit code. Raises UserError, MlxFtError."""
     from mlx_ft.config import compose
-    from mlx_ft.tracking import ui_command, ui_environment, ui_page
+    from mlx_ft.tracking import reap, ui_command, ui_environment, ui_page
     from mlx_ft.tracking.uri import database_file, tracking_uri
 
     command = compose.CommandLine(tuple(args.overrides))
@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     line = ui_command(config, args.host, args.port)
     _check_database(database_file(tracking_uri(config)))
     _check_port(args.host, args.port)
+    for run_id, folder in reap(config).items():
+        print(f"Its process is gone, so it is closed: run {run_id}, {folder}")
     page = ui_page(config, args.host, args.port)
     print(f"MLflow, in a few seconds: {page}\nCtrl-C ends it.", flush=True)
     return serve(line, ui_environment())

@@ -72,7 +72,8 @@ class Display(AbstractContextManager["Display"]):
     """Progress of a run: every step to the bar, every `log_every` steps to the log.
 
     Between two steps, while rows are validated or answered, the log gets a line every
-    `tick_seconds`: answers come in batches, so only a clock says that it goes on.
+    `tick_seconds`: answers come in batches, so only a clock says that it goes on. What is over
+    before, and what has one item only, gets none.
     """
 
     def __init__(
@@ -119,10 +120,12 @@ class Display(AbstractContextManager["Display"]):
 
     def _tick(self) -> None:
         while not self._left.wait(self.tick_seconds):
-            if self._between is not None:
-                what, total, since = self._between
-                spent = duration(time.monotonic() - since)
-                logger.info("%s: %d of %d done in %s", what, self._count, total, spent)
+            if self._between is None:
+                continue
+            what, total, since = self._between
+            spent = time.monotonic() - since
+            if total > 1 and spent >= self.tick_seconds:  # the clock ticks through the phases
+                logger.info("%s: %d of %d done in %s", what, self._count, total, duration(spent))
 
     def phase(self, description: str, total: int) -> None:
         """Begin something with `total` items."""

@@ -13,11 +13,13 @@ from typing import Any
 from mlx_ft.config.schema import Config
 from mlx_ft.data.advice import plan_advice
 from mlx_ft.data.batch import Batches
+from mlx_ft.data.locate import BUILTIN, BUILTIN_FOLDER
 from mlx_ft.data.prepare import Dataset
 from mlx_ft.plots import png
 from mlx_ft.plots_data import data_figure
 
 TITLES = {"train": "training", "valid": "validation", "test": "test"}
+SET_ASIDE = "  of them set aside"
 SHOWN_KEYS = 8  # of each file
 SHOWN_FAULTS = 3  # of each code; the JSON file has fifty, the quarantine file all
 
@@ -105,6 +107,10 @@ def _from_here(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
     """The report in lines for a terminal or a log."""
+    return (line.replace(f"{BUILTIN_FOLDER}/", BUILTIN) for line in _lines(report, ahead))
+
+
+def _lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
     rows = report["rows"]
     aside = f" ({rows['set_aside']:,} of them set aside)" if rows["set_aside"] else ""
     yield (
@@ -118,7 +124,7 @@ def lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
         if unused := file["unused_keys"]:
             names = [f"{key} ({count:,})" for key, count in list(unused.items())[:SHOWN_KEYS]]
             yield f"    keys that training does not use: {', '.join(names)}"
-    yield ""
+    yield from _epoch(report["epoch"])
     yield from _table(report)
     yield from _faults(report)
     advice = [*report["recommendations"], *(ahead.advice if ahead else ())]
@@ -132,20 +138,43 @@ def lines(report: Mapping[str, Any], ahead: Outlook | None) -> Iterator[str]:
         yield _ahead(ahead)
 
 
+def _epoch(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What an epoch shows of each source, where there are several, or one with a weight."""
+    if len(sources) == 1 and sources[0]["weight"] == 1:
+        return
+    paths = [Path(source["path"]) for source in sources]
+    unique = len({path.name for path in paths}) == len(paths)
+    shares = [
+        f"{'' if source['exact'] else 'about '}{source['shown']:,} of "
+        f"{path.name if unique else path} (weight {source['weight']:g})"
+        for source, path in zip(sources, paths, strict=True)
+    ]
+    yield f"  an epoch: {', '.join(shares)}"
+
+
 def _table(report: Mapping[str, Any]) -> Iterator[str]:
     splits = {name: stats for name, stats in report["splits"].items() if stats["rows"]}
+    if not splits:
+        return
+    yield ""
     yield f"{'':<26}" + "".join(f"{TITLES[name]:>14}" for name in splits)
-    for title, show in _LINES:
+    for title, show in _FIGURES:
+        if title == SET_ASIDE and not report["rows"]["set_aside"]:
+            continue
         yield f"{title:<26}" + "".join(f"{show(stats):>14}" for stats in splits.values())
+    if any(found["exact"] or found["near"] for found in report["overlap"].values()):
+        for title, key in (("also in training", "exact"), ("  nearly", "near")):
+            counts = [f"{report['overlap'].get(name, {}).get(key, '-'):>14}" for name in splits]
+            yield f"{title:<26}{''.join(counts)}"
 
 
 def _length(key: str, what: str) -> Any:
     return lambda stats: f"{stats[key][what]:,.0f}" if stats[key] else "-"
 
 
-_LINES: Sequence[tuple[str, Any]] = (
+_FIGURES: Sequence[tuple[str, Any]] = (
     ("rows", lambda stats: f"{stats['rows']:,}"),
-    ("  of them set aside", lambda stats: f"{stats['set_aside']:,}"),
+    (SET_ASIDE, lambda stats: f"{stats['set_aside']:,}"),
     ("turns", lambda stats: f"{stats['turns']:,}"),
     ("tokens", lambda stats: f"{stats['tokens']:,}"),
     ("target tokens", lambda stats: f"{stats['target_tokens']:,}"),
@@ -168,14 +197,18 @@ def _faults(report: Mapping[str, Any]) -> Iterator[str]:
     yield "Faults"
     for fault in report["faults"]:
         yield f"  {fault['code']} ({fault['count']:,}): {fault['mend']}"
-        yield from (f"    {one['where']}: {one['fault']}" for one in fault["first"][:SHOWN_FAULTS])
+        said = None
+        for one in fault["first"][:SHOWN_FAULTS]:
+            yield f"    {one['where']}: {'the same' if one['fault'] == said else one['fault']}"
+            said = one["fault"]
         if (more := fault["count"] - SHOWN_FAULTS) > 0:
             yield f"    ... and {more:,} more"
 
 
 def _ahead(ahead: Outlook) -> str:
     text = (
-        f"Training: {ahead.steps:,} steps, {ahead.epochs:.2f} epochs, {ahead.tokens:,} tokens; "
+        f"Training: {ahead.steps:,} step{'s' * (ahead.steps != 1)}, {ahead.epochs:.2f} epochs, "
+        f"{ahead.tokens:,} tokens; "
         f"{ahead.padding:.1%} of a batch is padding"
     )
     if ahead.seconds is None:

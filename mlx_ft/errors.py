@@ -49,8 +49,16 @@ class OutputError(UserError):
     """The run folder: not writable, or already holding a run."""
 
 
+class CheckpointError(UserError):
+    """A checkpoint: none there, damaged, or of a run that differs from the one asked for."""
+
+
 class TrainingError(MlxFtError):
     """The training itself failed: non-finite beyond patience, out of memory."""
+
+
+class StorageError(MlxFtError):
+    """A file of the run could not be written: the disk is full, read-only, or gone."""
 
 
 class Interrupted(MlxFtError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,11 @@ from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
+from safetensors.numpy import save as array_bytes
 
+from mlx_ft import durable
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.errors import AdapterError, ConfigError
 
@@ -210,24 +212,34 @@ def save(
 ) -> None:
     """Write `adapters.safetensors` and `adapter_config.json`: `folder` appears whole or not at all.
 
+    about, files: as for `saved_files`. An earlier `folder` is replaced. Raises OSError.
+    """
+    durable.replace_folder(folder, saved_files(weights, adapter, about, files))
+
+
+def saved_files(
+    weights: Mapping[str, mx.array],
+    adapter: Adapter,
+    about: Mapping[str, Any],
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, bytes]:
+    """The files of an adapter by their names.
+
     about: kept under "mlx_ft" in the settings: base model, run, config; mlx-lm ignores it. files:
-    texts to lie beside them, by name. An earlier `folder` is replaced.
+    texts to lie beside them, by name.
     """
     settings = {**adapter.settings(), "mlx_ft": dict(about)}
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        mx.save_safetensors(str(partial / WEIGHTS), dict(weights), metadata={"format": "mlx"})
-        text = json.dumps(settings, indent=2) + "\n"
-        (partial / SETTINGS).write_text(text, encoding="utf-8")
-        for name, content in files.items():
-            (partial / name).write_text(content, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return {
+        WEIGHTS: to_bytes(weights),
+        SETTINGS: (json.dumps(settings, indent=2) + "\n").encode(),
+        **{name: content.encode() for name, content in files.items()},
+    }
+
+
+def to_bytes(arrays: Mapping[str, mx.array]) -> bytes:
+    """The arrays as a safetensors file."""
+    copies = {name: np.array(array) for name, array in arrays.items()}
+    return array_bytes(copies, metadata={"format": "mlx"})
 
 
 def read_settings(folder: Path) -> tuple[Adapter, dict[str, Any]]:

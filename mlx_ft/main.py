@@ -26,6 +26,7 @@ from mlx_ft.config.compose import (
     explain,
     open_hydra,
 )
+from mlx_ft.config.screen import fit
 from mlx_ft.errors import ConfigError, MlxFtError, UserError
 
 INTERRUPTED = 130
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(_parse(arguments))
     except MlxFtError as error:
-        print(error, *_left(error), sep="\n", file=sys.stderr)
+        print(fit(str(error)), *_left(error), sep="\n", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
         print("Interrupted.", *_left(error), sep="\n", file=sys.stderr)
@@ -123,6 +124,8 @@ def _show(args: Namespace, command: CommandLine) -> int:
     check(command)
     hydra = open_hydra(command)
     name, overrides = command.config_name, command.for_hydra()
+    if not args.shell_completion:
+        compose(hydra, command)  # refuses what a run would refuse; Hydra would not
     try:
         if args.help:
             hydra.app_help(name, args.parser, Namespace(overrides=overrides, resolve=args.resolve))
@@ -137,7 +140,7 @@ def _show(args: Namespace, command: CommandLine) -> int:
     except SystemExit as stop:  # Hydra knows no such part
         if stop.code:
             raise ConfigError(f"No {args.package} to show") from stop
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, LookupError, TypeError, ValueError) as error:
         raise ConfigError(explain(error)) from error
     return 0
 

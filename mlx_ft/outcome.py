@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
 
 from mlx_ft.config.schema import Config, DataConfig, ModelConfig
 from mlx_ft.evaluation import Answer
+from mlx_ft.runfolder import RunFolder, checkpoint_folders, step_of
 
 QUESTION = "your question"
+SHORT_LINES = 3  # of a column of sample answers; with more it is hard to read
+SHOWN_LETTERS = 1000  # of a text; samples.jsonl has all
 
 
 def show_result(
@@ -45,27 +50,47 @@ def show_result(
     for reason in _not_measured(summary, config):
         console.print(f"- {reason}", highlight=False, markup=False, soft_wrap=True)
     if samples:
-        console.print(_side_by_side(samples))
+        console.print(_side_by_side(samples, console.width))
     console.print()
     for line in lines:  # never wrapped: a command is copied whole
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def left_behind(summary: Mapping[str, Any], run_dir: Path, total_steps: int, *, best: bool) -> str:
-    """What a run that did not finish has saved, and the command that uses it.
+def left_behind(
+    summary: Mapping[str, Any], folder: RunFolder, total_steps: int, *, best: bool
+) -> str:
+    """What a run that did not finish has saved, and the commands that use it and go on.
 
     best: `checkpoint.best`, with which the adapter is that of the best validation.
     """
-    folder, steps = shown(run_dir), summary["steps"]
+    place, steps = shown(folder.path), summary["steps"]
     if not steps:
-        return f"Nothing was trained: no step was done. Run folder: {folder}"
-    done = f"{steps} of {total_steps} steps were done"
+        return f"Nothing was trained: no step was done. Run folder: {place}"
+    lines = [f"{steps} of {total_steps} steps were done"]
     if summary["adapter_path"] is None:
-        return f"{done}; no adapter could be saved. Run folder: {folder}"
-    step = (best and summary["best_step"]) or steps
-    which = f"step {step}" if step == steps else f"step {step}, the best validated one,"
-    use = _next_command("use it", _generate(folder))
-    return f"{done}. The adapter of {which} is saved in {folder}/adapter\n{use}"
+        lines[0] += f"; no adapter could be saved. Run folder: {place}"
+    else:
+        step = (best and summary["best_step"]) or steps
+        which = f"step {step}" if step == steps else f"step {step}, the best validated one,"
+        lines[0] += f". The adapter of {which} is saved in {place}/adapter"
+        lines.append(_next_command("use it", _generate(place)))
+    saved = checkpoint_folders(folder.checkpoints)
+    if saved:
+        lines.append(_next_command("go on", f"mlx-ft resume {shlex.quote(place)}"))
+        step = step_of(saved[-1])
+        lines[-1] += "" if step == steps else f"  (from the checkpoint of step {step})"
+    return "\n".join(lines)
+
+
+def finished_already(summary: Mapping[str, Any], run_dir: Path) -> str:
+    """What to say of a run that is asked to go on and has nothing left to do."""
+    place = shown(run_dir)
+    longer = f"mlx-ft resume {shlex.quote(place)} train.max_steps={2 * summary['steps']}"
+    return "\n".join([
+        f"{place} is finished: {summary['steps']} steps. Nothing was done.",
+        _next_command("use it", _generate(place)),
+        _next_command("go on", longer),
+    ])  # fmt: skip
 
 
 def shown(path: Path) -> str:
@@ -110,23 +135,44 @@ def _pair(summary: Mapping[str, Any], name: str, form: str) -> list[str]:
     return ["-" if value is None else form.format(value) for value in values]
 
 
-def _side_by_side(samples: Sequence[tuple[Answer | None, Answer]]) -> Table:
-    table = Table(show_lines=True, header_style="bold")
-    for name in ("question", "expected", "before", "after"):
-        table.add_column(name, overflow="fold", ratio=1)
-    for before, after in samples:
-        cells = [after.question, after.reference, _judged(before), _judged(after)]
-        table.add_row(*(_plain(cell) for cell in cells))
-    return table
+def _side_by_side(samples: Sequence[tuple[Answer | None, Answer]], width: int) -> Group:
+    """Short texts beside one another; others, which columns would shred, below one another."""
+    names = ("question", "expected", "before", "after")
+    rows = [
+        [("", _plain(after.question)), ("", _plain(after.reference)), _judged(before),
+         _judged(after)]
+        for before, after in samples
+    ]  # fmt: skip
+    most = SHORT_LINES * (width // len(names) - 3)  # a column has a border and two spaces
+    if all("\n" not in text and len(text) <= most for row in rows for _, text in row):
+        table = Table(show_lines=True, header_style="bold")
+        for name in names:
+            table.add_column(name, overflow="fold", ratio=1)
+        for row in rows:
+            table.add_row(*(Text(f"{mark} {text}".strip()) for mark, text in row))
+        return Group(table)
+    blocks: list[RenderableType] = []
+    for number, row in enumerate(rows, 1):
+        block = Table(
+            Column("sample", no_wrap=True), Column(f"{number} of {len(rows)}", overflow="fold"),
+            box=None, pad_edge=False, header_style="bold",
+        )  # fmt: skip
+        for name, (mark, text) in zip(names, row, strict=True):
+            block.add_row(Text(f"{name} {mark}"), Text(text))
+        blocks += [Text(), block]
+    return Group(*blocks)
 
 
-def _judged(answer: Answer | None) -> str:
+def _judged(answer: Answer | None) -> tuple[str, str]:
+    """The mark, and the answer."""
     if answer is None:
-        return "-"
-    return f"{'✓' if answer.correct else '✗'} {answer.prediction[:200]}"
+        return "", "-"
+    return "✓" if answer.correct else "✗", _plain(answer.prediction)
 
 
 def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    """A text for a terminal: none of it moves the cursor, and what is left out is counted."""
+    shown = re.sub(r"[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f-\x9f]", " ", text.rstrip().lstrip("\n"))
+    if (more := len(shown) - SHOWN_LETTERS) > 0:
+        shown = f"{shown[:SHOWN_LETTERS]} [... {more:,} more characters]"
+    return shown

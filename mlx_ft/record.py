@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from mlx_ft import data_report, lora
+from mlx_ft import checkpoint, data_report, durable, lora
 from mlx_ft.accept import Accepted
 from mlx_ft.config.schema import Config, DataConfig
 from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.memory import Usage
-from mlx_ft.runfolder import RunFolder
-from mlx_ft.state import TrainState
+from mlx_ft.runfolder import JOURNAL, METRICS, ORIGIN, RunFolder
+from mlx_ft.state import Progress, TrainState
 from mlx_ft.tracking import build_tracker
 from mlx_ft.trainer import Plan, StepResult
 
 logger = logging.getLogger(__name__)
+
+BASE = "base.json"  # how the base model was judged
 
 
 class Record:
@@ -36,8 +41,9 @@ class Record:
         self.config = config
         self.public = public
         self.folder = folder
-        self.tracker = build_tracker(config, parent_run_id)
+        self.tracker = build_tracker(config, parent_run_id, folder.path / JOURNAL)
         self.rows: list[dict[str, Any]] = []
+        self._found = folder.read_metrics()  # of an earlier process of this run
 
     def begin(
         self,
@@ -45,10 +51,13 @@ class Record:
         plan: Plan,
         overrides: Sequence[str],
         choices: Mapping[str, str],
+        fingerprint: Mapping[str, Any],
     ) -> None:
         """Save the configuration, open the tracked run, say what is about to happen."""
         config, stats = self.config, accepted.dataset.stats
-        self.folder.write_config(self.public)
+        origin = {"fingerprint": fingerprint, "working_dir": str(Path.cwd())}
+        self.folder.write_text(ORIGIN, json.dumps(origin, indent=1) + "\n")
+        self.folder.write_config(self._fresh_config())
         located = accepted.loaded.located
         tags = {
             "mlx_ft.run_dir": str(self.folder.path),
@@ -59,7 +68,7 @@ class Record:
             "mlx_ft.model_revision": located.revision or "none",
         }
         name = config.tracking.run_name or self.folder.path.name
-        self.tracker.start(name, self.public, tags)
+        self.tracker.start(name, self._fresh_config(), tags)
         self.tracker.log_dataset(
             _data_name(config.data),
             accepted.dataset.digest,
@@ -85,6 +94,58 @@ class Record:
             self.folder.path,
         )
 
+    def _fresh_config(self) -> dict[str, Any]:
+        """The configuration as it begins a run: what went on from where is not part of it."""
+        train = {**self.public["train"], "resume": "never", "resume_allow": None}
+        return {**self.public, "train": train}
+
+    def keep_rows(self, count: int) -> None:
+        """Keep the first `count` of the rows found in `metrics.jsonl`: the rest is done again."""
+        if len(self._found) < count:
+            logger.warning("metrics.jsonl has lost %d rows", count - len(self._found))
+        self.rows = self._found[:count]
+        self.folder.write_rows(METRICS, self.rows)
+
+    def note_resume(self, changes: Sequence[str], progress: Progress) -> None:
+        """The run goes on: say so in the tracker; the summary of its last end holds no more."""
+        (self.folder.path / "summary.json").unlink(missing_ok=True)
+        tags = {"mlx_ft.resumes": str(progress.resumes)}
+        if changes:
+            tags["mlx_ft.resumed_with"] = f"from step {progress.step + 1}: {'; '.join(changes)}"
+            logger.warning("resumed with changes, %s", tags["mlx_ft.resumed_with"])
+        self.tracker.log_tags(tags)
+
+    def save_base(self, validation: Validation | None, answers: Sequence[Answer]) -> None:
+        """Keep the judgement of the base model for a run that goes on from here."""
+        content = {
+            "validation": None if validation is None else asdict(validation),
+            "answers": [asdict(answer) for answer in answers],
+            "rows": len(self.rows),
+        }
+        text = json.dumps(content)
+        checked = {"sha256": _sha256(text), "content": text}
+        self.folder.write_text(BASE, json.dumps(checked) + "\n")
+
+    def load_base(self) -> tuple[Validation | None, list[Answer], int] | None:
+        """What `save_base` kept, with the number of metric rows then; None: not there, damaged."""
+        try:
+            checked = json.loads((self.folder.path / BASE).read_text("utf-8"))
+            if checked["sha256"] != _sha256(checked["content"]):
+                raise ValueError
+            content = json.loads(checked["content"])
+            validation = content["validation"]
+            answers = [Answer(**answer) for answer in content["answers"]]
+            return (
+                None if validation is None else Validation(**validation),
+                answers,
+                content["rows"],
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            logger.warning("%s is damaged: the base model is judged again", self.folder.path / BASE)
+            return None
+
     def _data_report(self, accepted: Accepted) -> None:
         """The report on the data, and the rows that were left out."""
         folder = self.folder.path / "data"
@@ -98,8 +159,9 @@ class Record:
         self.folder.append_metrics(row)
         self.tracker.log_metrics(values, step)
 
-    def step(self, result: StepResult, usage: Usage) -> None:
-        """One optimizer step; a skipped one has no loss, but counts."""
+    def step(self, result: StepResult, usage: Usage, progress: Progress) -> None:
+        """One optimizer step; a skipped one counts, too."""
+        events = {"train/skipped_steps": progress.skipped_steps} if result.skipped else {}
         self.metrics(
             result.step,
             {
@@ -112,6 +174,7 @@ class Record:
                 "memory/mlx_active_gb": usage.active,
                 "memory/mlx_cache_gb": usage.cache,
                 "memory/rss_gb": usage.rss,
+                **events,
             },
         )
         if result.step % self.config.train.log_every == 0:
@@ -134,8 +197,14 @@ class Record:
         self.metrics(step, {"task/accuracy": value})
         self.tracker.flush()
 
-    def adapter(self, state: TrainState, accepted: Accepted, folder: Path | None = None) -> None:
+    def adapter(self, state: TrainState, accepted: Accepted) -> None:
         """Write the adapter as it is now, with what it was made from."""
+        files = self._adapter_files(state, accepted, {"run_id": self.tracker.run_id})
+        durable.replace_folder(self.folder.adapter, files)
+
+    def _adapter_files(
+        self, state: TrainState, accepted: Accepted, more: Mapping[str, Any] = MappingProxyType({})
+    ) -> dict[str, bytes]:
         located = accepted.loaded.located
         about = {
             "base_model": self.public["model"]["path"],
@@ -143,19 +212,23 @@ class Record:
             "base_revision": located.revision,
             "step": state.progress.step,
             "lora": asdict(self.config.lora),
-            "run_id": self.tracker.run_id,
+            **more,
         }
         template = {"chat_template.jinja": accepted.dataset.template.text}
-        lora.save(state.adapter(), accepted.adapter, folder or self.folder.adapter, about, template)
+        return lora.saved_files(state.adapter(), accepted.adapter, about, template)
 
-    def checkpoint(self, state: TrainState, accepted: Accepted) -> None:
-        """Save the adapter on the way; keep the last `checkpoint.keep_last` of them."""
-        step = state.progress.step
-        self.adapter(state, accepted, self.folder.checkpoints / f"step-{step:06d}")
-        saved = sorted(self.folder.checkpoints.glob("step-*"), key=_step)
-        for old in saved[: -self.config.checkpoint.keep_last]:
-            shutil.rmtree(old)
+    def checkpoint(self, state: TrainState, accepted: Accepted, about: Mapping[str, Any]) -> None:
+        """Save all that the run needs to go on from here; keep the last ones."""
+        started = time.perf_counter()
+        progress, config = state.progress, self.config.checkpoint
+        progress.metrics_rows = len(self.rows)
+        self.folder.sync_metrics()
+        files = {**self._adapter_files(state, accepted), **state.files(about)}
+        checkpoint.save(self.folder.checkpoints, progress.step, files)
+        checkpoint.prune(self.folder.checkpoints, config.keep_last, config.every)
         self.tracker.flush()
+        seconds = time.perf_counter() - started
+        logger.info("checkpoint of step %d saved (%.2f s)", progress.step, seconds)
 
     def end(
         self, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]
@@ -176,15 +249,20 @@ class Record:
         if rows:
             self.tracker.log_table("samples", rows)
             self.tracker.log_file(self.folder.path / "samples.jsonl")
-        self.folder.write_summary(summary)
-        self.metrics(summary["steps"], _final(summary))
-        self._figures()
+        finished = summary["status"] == "FINISHED"
         self.tracker.log_file(self.folder.path / "summary.json")
+        if finished:  # a stopped run may go on, and have its end later
+            self.metrics(summary["steps"], _final(summary))
+        else:
+            self.folder.write_summary(summary)  # whatever else cannot be written
+        self._figures()
         if self.folder.adapter.exists():
             self.tracker.log_file(self.folder.adapter)
         for handler in logging.getLogger("mlx_ft").handlers:
             handler.flush()
         self.tracker.log_file(self.folder.path / "train.log")
+        if finished:  # last: whoever finds it knows that everything else is there
+            self.folder.write_summary(summary)
 
     def _figures(self) -> None:
         if not self.rows:
@@ -209,12 +287,16 @@ def _final(summary: Mapping[str, Any]) -> dict[str, float]:
         "final/perplexity": "perplexity_after",
         "final/accuracy": "accuracy_after",
         "final/best_step": "best_step",
+        "final/skipped_steps": "skipped_steps",
+        "final/spikes": "spikes",
+        "final/rewinds": "rewinds",
+        "final/out_of_memory": "out_of_memory",
     }
     return {name: summary[key] for name, key in names.items() if summary[key] is not None}
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _data_name(config: DataConfig) -> str:

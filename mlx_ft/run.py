@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -12,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_ft import runtime
 from mlx_ft.config.schema import Config
-from mlx_ft.errors import Interrupted, MlxFtError, OutputError
+from mlx_ft.errors import Interrupted, MlxFtError, OutputError, StorageError
 
 if TYPE_CHECKING:
-    from mlx_ft.session import RunResult
+    from mlx_ft.session import RunResult, Session
 
 logger = logging.getLogger(__name__)
+
+DISK_ERRORS = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
+    errno.ENOENT, errno.ENOTDIR, errno.ESTALE,
+})  # fmt: skip
 
 
 def run(
@@ -36,50 +42,72 @@ def run(
     that the run's status is recorded whatever happens, and then the error is raised, with
     notes that say what the run left behind.
     """
-    started = time.time()
+    started = time.monotonic()
     runtime.prepare(config.threads, Path(config.paths.cache_dir).expanduser())
     # MLX may be imported from here on, and only from here on.
     from mlx_ft.accept import accept
     from mlx_ft.console import configure_logging
-    from mlx_ft.outcome import left_behind
     from mlx_ft.runfolder import LogFile, RunFolder
     from mlx_ft.session import Session
+    from mlx_ft.target import target as find_target
 
     console = configure_logging(config.log_level)
+    target = find_target(config, run_dir)
+    run_dir = target.folder if target else run_dir
     _check_output(config, run_dir)
     with ExitStack() as stack:
         log = stack.enter_context(LogFile())
         accepted = accept(config, public)
         if accepted.device == "cpu" and config.threads is None:
             _say_if_busy()
-        folder = RunFolder.create(run_dir, Path(config.paths.output_dir))
+        output_dir = Path(config.paths.output_dir)
+        folder = RunFolder.create(run_dir, output_dir, resume=target is not None)
         stack.callback(folder.release)
-        log.open(folder.log_handler())
         session = Session(accepted, folder, console, started, parent_run_id)
+        if target is not None and not session.find_checkpoint(target):
+            return session.already_finished()
+        log.open(folder.log_handler())
         stack.enter_context(session.stop)
         try:
             session.begin(overrides, choices or {})
             session.train()
             return session.end("FINISHED")
         except BaseException as error:
-            status = "KILLED" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "FAILED"
-            if status == "FAILED" and not isinstance(error, MlxFtError):
-                logger.exception("the run failed")
-                error.add_note(f"The traceback is in {folder.path / 'train.log'}.")
-            try:
-                session.end(status, str(error) or type(error).__name__)
-            except Exception:  # the first error is the one to tell
-                logger.exception("the end of the run could not be written")
-                session.record.tracker.end(status, str(error))
-            error.add_note(
-                left_behind(
-                    session.summary(status, None),
-                    folder.path,
-                    session.plan.steps,
-                    best=config.checkpoint.best,
-                )
-            )
-            raise
+            raise _ended(session, error) from error.__cause__
+
+
+def _ended(session: Session, error: BaseException) -> BaseException:
+    """Record the end of a run that did not finish; returns the error to raise, with its notes."""
+    from mlx_ft.outcome import left_behind
+
+    error = as_storage_error(error)
+    status = "KILLED" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "FAILED"
+    if status == "FAILED" and not isinstance(error, MlxFtError):
+        logger.exception("the run failed")
+        error.add_note(f"The traceback is in {session.folder.path / 'train.log'}.")
+    reason = str(error) or type(error).__name__
+    try:
+        session.end(status, reason)
+    except Exception as second:  # the first error is the one to tell
+        told = as_storage_error(second)
+        unexpected = not isinstance(told, MlxFtError)
+        logger.error("the end of the run is not written whole: %s", told, exc_info=unexpected)
+        session.record.tracker.end(status, reason)
+    summary = session.summary(status, None)
+    best = session.config.checkpoint.best
+    error.add_note(left_behind(summary, session.folder, session.plan.steps, best=best))
+    return error
+
+
+def as_storage_error(error: BaseException) -> BaseException:
+    """A disk that is full, read-only or gone, in words; any other error as it is."""
+    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+        return error
+    where = f" {error.filename}" if error.filename else ""
+    return StorageError(
+        f"a file of the run could not be written: {error.strerror}{where}. What was saved before "
+        "is intact. Make room, or make the place writable, and go on with the run"
+    )
 
 
 def _say_if_busy() -> None:

@@ -6,6 +6,9 @@ import fcntl
 import json
 import logging
 import os
+import re
+import socket
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
@@ -16,8 +19,13 @@ from typing import IO, Any
 
 import yaml
 
+from mlx_ft import durable
 from mlx_ft.errors import OutputError
 
+LOCK = ".lock"
+METRICS = "metrics.jsonl"
+JOURNAL = "tracking.jsonl"  # what was noted for the tracker, and what of it was written
+ORIGIN = "origin.json"  # what the run was made from: its fingerprint, where it was started
 LINE_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
@@ -32,15 +40,18 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     @classmethod
-    def create(cls, path: Path | None, output_dir: Path) -> RunFolder:
-        """Make `path`, or a new folder named by the time under `output_dir`/runs."""
+    def create(cls, path: Path | None, output_dir: Path, *, resume: bool = False) -> RunFolder:
+        """Make `path`, or a new folder named by the time under `output_dir`/runs.
+
+        resume: the folder may hold a run.
+        """
         try:
             if path is None:
                 folder = cls(_new_folder(output_dir.expanduser().resolve() / "runs"))
             else:
                 folder = cls(path.expanduser().resolve())
                 folder.path.mkdir(parents=True, exist_ok=True)
-            folder._take()
+            folder._take(resume)
         except OSError as error:
             where = path if path is not None else output_dir
             key = "hydra.run.dir" if path is not None else "paths.output_dir"
@@ -50,26 +61,24 @@ class RunFolder:
             ) from None
         return folder
 
-    def _take(self) -> None:
-        self._refuse_earlier_run()  # without making a lock file there
-        lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+    def _take(self, resume: bool) -> None:
+        if not resume:
+            self._refuse_earlier_run()  # without making a lock file there
+        self._lock = _lock(self.path)
+        if self._lock is None:
             raise OutputError(
-                f"hydra.run.dir: {self.path} is in use by another run. Choose another folder"
-            ) from None
-        self._lock = lock
-        self._refuse_earlier_run()  # one that ended between the two
+                f"hydra.run.dir: {self.path} is in use by another run{_holder(self.path)}. "
+                "Wait for its end, or choose another folder"
+            )
+        if not resume:
+            self._refuse_earlier_run()  # one that ended between the two
 
     def _refuse_earlier_run(self) -> None:
-        taken = [name for name in ("config.yaml", "summary.json") if (self.path / name).exists()]
-        if taken:
+        if taken := held_files(self.path):
             self.release()
             raise OutputError(
                 f"hydra.run.dir: {self.path} already holds a run ({', '.join(taken)}). "
-                "Choose another folder; nothing was changed"
+                "Choose another folder, or go on with it: train.resume=auto; nothing was changed"
             )
 
     @property
@@ -79,25 +88,18 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the adapters saved on the way."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a whole file; a reader sees the old or the new one, never a part."""
-        target = self.path / name
-        partial = self.path / f".{name}.partial"
         # A lone surrogate, which JSON allows, becomes its JSON escape.
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(target)
-        return target
+        return self.write_bytes(name, text.encode("utf-8", errors="backslashreplace"))
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """As write_text, for bytes."""
-        target = self.path / name
-        partial = self.path / f".{name}.partial"
-        partial.write_bytes(content)
-        partial.replace(target)
-        return target
+        durable.write(self.path / name, content)
+        return self.path / name
 
     def write_config(self, public: Mapping[str, Any]) -> Path:
         """The composed configuration, which runs again as it is."""
@@ -118,21 +120,108 @@ class RunFolder:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One line of `metrics.jsonl`, whole and flushed."""
         finite = {key: _json_number(value) for key, value in row.items()}
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`, up to the first line that is not whole."""
+        rows = []
+        try:
+            for line in (self.path / METRICS).read_bytes().splitlines(keepends=True):
+                rows.append(dict(json.loads(line)))
+                if not line.endswith(b"\n"):
+                    return rows[:-1]
+        except (OSError, ValueError, TypeError):
+            pass
+        return rows
+
+    def sync_metrics(self) -> None:
+        """Wait until the lines of `metrics.jsonl` are on the disk."""
+        with (self.path / METRICS).open("a") as file:
+            durable.sync(file.fileno())
 
     def log_handler(self) -> logging.Handler:
         """A handler that writes `train.log`."""
-        handler = logging.FileHandler(self.path / "train.log", encoding="utf-8")
+        handler = _LogHandler(self.path / "train.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter(LINE_FORMAT))
         return handler
 
     def release(self) -> None:
         """Let go of the folder."""
         if self._lock is not None:
-            (self.path / ".lock").unlink(missing_ok=True)
-            self._lock.close()
+            self._lock.close()  # the file stays: removing it would let two others in
             self._lock = None
+
+
+def held_files(path: Path) -> list[str]:
+    """The files by which a folder is known to hold a run."""
+    return [name for name in ("config.yaml", "summary.json") if (path / name).exists()]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is none that can be read."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def step_of(folder: Path) -> int:
+    """50 of `step-000050`; -1 for a folder of another name."""
+    found = re.fullmatch(r"step-(\d+)", folder.name)
+    return int(found[1]) if found else -1
+
+
+def checkpoint_folders(parent: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest last, damaged ones included."""
+    found = [path for path in parent.glob("step-*") if step_of(path) >= 0]
+    return sorted(found, key=step_of)
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """Hold the folder's lock file until it is closed, or the process is gone; None: taken."""
+    lock = (folder / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()} {socket.gethostname()}\n")  # for people; what counts is the lock
+    lock.flush()
+    return lock
+
+
+def _holder(folder: Path) -> str:
+    try:
+        pid, host = (folder / LOCK).read_text("utf-8").split()
+    except (OSError, ValueError):
+        return ""
+    return f" (process {pid} on {host})"
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a run writes into this folder now."""
+    try:
+        with (folder / LOCK).open("r", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+class _LogHandler(logging.FileHandler):
+    """`train.log`; a full disk is told once, not with a traceback for each line."""
+
+    _failed = False
+
+    def handleError(self, _: logging.LogRecord) -> None:  # noqa: N802
+        if not self._failed:
+            self._failed = True
+            print(f"warning: {self.baseFilename} cannot be written any more", file=sys.stderr)
 
 
 class LogFile(AbstractContextManager["LogFile"]):

@@ -137,13 +137,32 @@ def _joined(start: Path, given: str) -> str:
 def _newest(output_dir: Path) -> Path:
     found = [*output_dir.glob("runs/*/adapter"), *output_dir.glob("sweeps/**/adapter")]
     for adapter in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        if (adapter.parent / "config.yaml").is_file():
-            return adapter.parent
-        logger.warning("%s has no config.yaml and is passed over", adapter.parent)
+        folder = adapter.parent
+        if not (folder / "config.yaml").is_file():
+            logger.warning("%s has no config.yaml and is passed over", folder)
+            continue
+        if newer := _without_adapter(output_dir, adapter.stat().st_mtime):
+            logger.warning(
+                "%s is newer but has no adapter: it ended before its first step, or still runs. "
+                "%s is used; name another run with --run",
+                newer,
+                folder,
+            )
+        return folder
     raise AdapterError(
         f"no run with an adapter in {output_dir.absolute()} (runs, sweeps). "
         "Train one with `mlx-ft train`, or name a run folder with --run"
     )
+
+
+def _without_adapter(output_dir: Path, since: float) -> Path | None:
+    """The newest run folder begun after `since` that holds no adapter."""
+    begun = {
+        file.parent: file.stat().st_mtime
+        for file in output_dir.glob("runs/*/config.yaml")
+        if not (file.parent / "adapter").is_dir() and file.stat().st_mtime > since
+    }
+    return max(begun, key=lambda folder: begun[folder], default=None)
 
 
 def _folder(reference: str, output_dir: Path) -> Path:

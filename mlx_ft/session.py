@@ -7,25 +7,29 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from mlx_ft import evaluation, lora, memory, optim, trainer
+from mlx_ft import checkpoint, memory, memory_guard, optim, resume, summary, tracking, trainer
 from mlx_ft.accept import Accepted
 from mlx_ft.console import Display
+from mlx_ft.crash import Crash, CrashLog, last_crash
 from mlx_ft.data import batch as batching
 from mlx_ft.data.arrays import pad_id
-from mlx_ft.errors import TrainingError
-from mlx_ft.evaluation import Answer, Validation
+from mlx_ft.errors import CheckpointError, TrainingError
+from mlx_ft.evaluation import Validation
 from mlx_ft.interrupt import StopSignal
-from mlx_ft.models import load as models
-from mlx_ft.outcome import show_result, shown
+from mlx_ft.judge import Judge
+from mlx_ft.outcome import finished_already, show_result, shown
 from mlx_ft.record import Record
-from mlx_ft.runfolder import RunFolder
-from mlx_ft.state import TrainState
+from mlx_ft.resume import Resumed
+from mlx_ft.runfolder import RunFolder, checkpoint_folders, step_of
+from mlx_ft.state import TrainState, progress_of
+from mlx_ft.target import Target
+from mlx_ft.trainer import StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class Session:
         started: float,
         parent_run_id: str | None,
     ) -> None:
+        """started: `time.monotonic()` when the process began with the run."""
         self.accepted = accepted
         self.config = accepted.config
         self.folder = folder
@@ -69,13 +74,6 @@ class Session:
             pad_id=filling,
             weights=accepted.dataset.weights,
         )
-        self.valid = list(
-            batching.sequential(
-                accepted.dataset.valid[: self.config.eval.max_rows],
-                self.config.eval.batch_size,
-                pad_id=filling,
-            )
-        )
         self.plan = trainer.plan(
             self.config.train, len(self.batches), profile.grad_accumulation_steps
         )
@@ -84,32 +82,115 @@ class Session:
         optimizer.init(model.trainable_parameters())
         self.state = TrainState(model, optimizer)
         self.record = Record(accepted.config, accepted.public, folder, parent_run_id)
-        self.before: Validation | None = None
-        self.after: Validation | None = None
-        self.after_step = 0
+        self.fingerprint = resume.fingerprint(accepted)
+        self.guard = memory_guard.build(
+            self.config, accepted.loaded, accepted.adapter, accepted.device
+        )
+        self.crash = last_crash(folder.path)
+        self.resumed: Resumed | None = None
+        self.training = False  # whether the model holds the adapter that is being trained
+        self.judge = Judge(accepted, self.record, self.stop, filling)
         self.kept: Validation | None = None
-        self.answers_before: list[Answer] = []
-        self.answers_after: list[Answer] = []
+        self.saved_step = 0  # of the newest checkpoint
+        self._earlier_seconds = 0.0
+
+    def find_checkpoint(self, target: Target) -> bool:
+        """Look up what the run has to go on from; False when it is finished. Changes nothing.
+
+        Raises CheckpointError.
+        """
+        self.resumed = resume.read(target, self.fingerprint, self.config.train.resume_allow)
+        saved = self.resumed.saved
+        if saved is None:
+            return True
+        progress_of(saved)
+        self.state.check(saved)
+        resume.check_length(saved, self.plan, self.config)
+        return not resume.is_finished(
+            self.resumed, self.plan, self.config.train.early_stopping_patience
+        )
+
+    def already_finished(self) -> RunResult:
+        """The result of a run that has nothing left to do; lets go of its folder."""
+        assert self.resumed is not None
+        summary, folder = self.resumed.summary, self.folder.path
+        self.folder.release()
+        if self.config.tracking.backend != "none":  # it may have been killed just then
+            synced = tracking.sync_run(folder, self.config)
+            if not synced.ok:
+                logger.warning("the tracker lacks %d things: %s", synced.left, synced.problem)
+        print(finished_already(summary, folder))
+        return RunResult("FINISHED", summary["val_loss_after"], folder, summary["run_id"], summary)
 
     def begin(self, overrides: Sequence[str], choices: Mapping[str, str]) -> None:
         """Open the records: config, tracker, dataset."""
-        self.record.begin(self.accepted, self.plan, overrides, choices)
+        self.record.begin(self.accepted, self.plan, overrides, choices, self.fingerprint)
 
     def train(self) -> None:
         """Judge the base, train, keep the best adapter, judge it."""
-        with Display(self.console, self.plan.steps, self.config.train.log_every) as display:
-            if self.config.eval.before:
-                self.before = self._validate(display)
-                _check_base(self.before)
-                self.answers_before = self._answer(display)
-            display.training(0)
+        if self.resumed is not None:
+            self._tidy(self.resumed)
+        progress = self.state.progress
+        with (
+            Display(self.console, self.plan.steps, self.config.train.log_every) as display,
+            CrashLog(self.folder.path, progress.parts) as crash_log,
+        ):
+            self.guard.set_log(crash_log)
+            restart = self.resumed is not None and self.resumed.saved is None
+            self.judge.base(display, again=self.resumed is not None, restart=restart)
+            if self.resumed is not None:
+                self._go_on(self.resumed)
+            self.training = True
+            display.training(progress.step)
             self._train_steps(display)
+            if self.state.progress.step != self.saved_step:
+                self._save()  # a longer run can go on from here
             self._keep_adapter()
-            self.answers_after = self._answer(display)
+            self.judge.answers_after = self.judge.answers(display, progress.step)
+
+    def _tidy(self, resumed: Resumed) -> None:
+        """Put out of the way what no run may take for a checkpoint; take over the counters."""
+        for folder, faults in resumed.damaged.items():
+            checkpoint.set_aside(folder, faults)
+        for folder in resumed.newer:
+            checkpoint.set_aside(folder, ["an earlier checkpoint was asked for"])
+        checkpoint.sweep(self.folder.checkpoints)
+        if resumed.saved is not None:
+            self.state.progress = progress_of(resumed.saved)
+            self._earlier_seconds = self.state.progress.wall_seconds
+            self.guard.resume(resumed.saved.state["memory"])
+        self.state.progress.resumes += 1
+        if self.crash is not None:
+            self._take_smaller_parts(self.crash)
+
+    def _take_smaller_parts(self, crash: Crash) -> None:
+        """Memory is taken to be why the last process died: half of it may do."""
+        progress = self.state.progress
+        progress.parts = max(progress.parts, 2 * crash.parts)
+        progress.out_of_memory += 1
+        logger.warning(
+            "the last process of this run crashed (%s): every micro-batch is taken in %d parts "
+            "from now on; the effective batch stays as it is",
+            crash.reason,
+            progress.parts,
+        )
+
+    def _go_on(self, resumed: Resumed) -> None:
+        """Become the saved state: from here on the run is as if it had never stopped."""
+        progress, saved = self.state.progress, resumed.saved
+        self.record.note_resume(resumed.changes, progress)
+        if saved is None:
+            logger.info("the run begins again: it had not come to its first checkpoint")
+            return
+        self.state.restore(saved)
+        self.saved_step = saved.step
+        self.record.keep_rows(progress.metrics_rows)
+        logger.info("the run goes on from %s, after step %d", saved.folder, progress.step)
 
     def _train_steps(self, display: Display) -> None:
         config = self.config
-        every = self._validation_interval()
+        if self._between_steps(display):  # what is still to be done where a stopped run stands
+            return
         for result in trainer.train(
             self.state,
             self.batches,
@@ -118,19 +199,47 @@ class Session:
             config.train,
             seed=config.seed,
             compiled=bool(config.train.compile),
+            guard=self.guard,
         ):
-            usage = memory.usage()
-            display.step(result, usage)
-            self.record.step(result, usage)
-            self.stop.check()
-            last = result.step == self.plan.steps
-            if config.checkpoint.every and result.step % config.checkpoint.every == 0:
-                self.record.checkpoint(self.state, self.accepted)
-            if last or (every and result.step % every == 0):
-                self.after, self.after_step = self._validate(display), result.step
-                if self._finished_early():
-                    return
-                display.training(result.step)
+            self._note(result, display)
+            if self._between_steps(display):
+                return
+
+    def _note(self, result: StepResult, display: Display) -> None:
+        usage, progress = memory.usage(), self.state.progress
+        if self.guard.peak is not None:  # which forgets MLX's own peak at each batch
+            usage = replace(usage, peak=self.guard.peak / memory.GIB)
+        progress.peak_memory_gb = max(progress.peak_memory_gb, usage.peak)
+        display.step(result, usage)
+        self.record.step(result, usage, progress)
+        if result.spike and self.config.train.on_spike == "rewind":
+            self._rewind()
+        if (notice := self.guard.check()) is not None:
+            logger.warning("memory: %s", notice.message)
+            if notice.stop:
+                self._save()
+                raise TrainingError(f"{notice.message}. Close other programs, then go on")
+        self.stop.check()
+
+    def _between_steps(self, display: Display) -> bool:
+        """Validate and save where it is due; True when the training is to stop early."""
+        progress, every = self.state.progress, self._validation_interval()
+        step, last = progress.step, progress.micro_step >= self.plan.micro_steps
+        if step == 0:
+            return False
+        due = last or (every and step % every == 0)
+        if due and progress.validated_step != step:  # else done before the run was stopped
+            result = self.judge.validate(display, step)
+            if result is not None:
+                min_delta = self.config.train.early_stopping_min_delta
+                self.state.record_validation(result.loss, min_delta)
+            display.training(step)
+        if progress.validated_step == step and self._out_of_patience():
+            return True
+        every = self.config.checkpoint.every
+        if not last and every and step % every == 0 and step != self.saved_step:
+            self._save()
+        return False
 
     def _validation_interval(self) -> int:
         """Steps between validations; `auto`: two in all, or enough for the patience to run out."""
@@ -142,74 +251,75 @@ class Session:
         count = 2 if patience is None else 3 * (patience + 1)
         return math.ceil(self.plan.steps / count)
 
-    def _finished_early(self) -> bool:
-        if self.after is None:
-            return False
-        train = self.config.train
-        self.state.record_validation(self.after.loss, train.early_stopping_min_delta)
-        waited = self.state.progress.evaluations_without_gain
-        if train.early_stopping_patience is None or waited < train.early_stopping_patience:
+    def _out_of_patience(self) -> bool:
+        patience, progress = self.config.train.early_stopping_patience, self.state.progress
+        if patience is None or progress.evaluations_without_gain < patience:
             return False
         logger.info(
             "early stopping at step %d: no gain in %d validations (best %.4f at step %d)",
-            self.state.progress.step,
-            waited,
-            self.state.progress.best_loss,
-            self.state.progress.best_step,
+            progress.step,
+            progress.evaluations_without_gain,
+            progress.best_loss,
+            progress.best_step,
         )
         return True
 
-    def _validate(self, display: Display) -> Validation | None:
-        if not self.valid:
-            return None
-        display.phase("validating", len(self.valid))
+    def _rewind(self) -> None:
+        """Take adapter and optimizer back to the last regular checkpoint; the data goes on."""
+        progress, every = self.state.progress, self.config.checkpoint.every
+        for folder in reversed(checkpoint_folders(self.folder.checkpoints)):
+            step = step_of(folder)
+            if not every or step % every or step >= progress.step:
+                continue  # one that a stop left is not there in a run that never stopped
+            try:
+                saved = checkpoint.load(folder)
+            except CheckpointError as error:
+                checkpoint.set_aside(folder, list(error.faults))
+                continue
+            self.state.restore_arrays(saved)
+            progress.recent_losses = progress_of(saved).recent_losses
+            progress.rewinds += 1
+            logger.warning("rewound to the adapter of step %d after the spike", step)
+            return
+        logger.warning("there is no checkpoint to rewind to yet: the spike is only skipped")
 
-        def shown(batches: Sequence[batching.Batch]) -> Any:
-            for batch in batches:
-                yield batch
-                display.advance()
+    def _save(self) -> None:
+        self._count_seconds()
+        about = {
+            "fingerprint": self.fingerprint,
+            "plan_steps": self.plan.steps,
+            "memory": self.guard.learned(),
+        }
+        self.record.checkpoint(self.state, self.accepted, about)
+        self.saved_step = self.state.progress.step
 
-        with self.stop.at_once():
-            result = evaluation.validation_loss(self.state.model, shown(self.valid))
-        self.record.validation(self.state.progress.step, result)
-        return result
-
-    def _answer(self, display: Display) -> list[Answer]:
-        metric, rows = self.accepted.metric, self.accepted.dataset.test
-        rows = rows[: self.config.eval.task_rows]
-        if metric is None or not rows:
-            return []
-        display.phase("answering", len(rows))
-        judged = []
-        loaded = self.accepted.loaded
-        with self.stop.at_once():
-            for answer in evaluation.answers(
-                loaded.model, loaded.tokenizer, rows, metric, self.config.eval
-            ):
-                judged.append(answer)
-                display.advance()
-        self.record.accuracy(self.state.progress.step, evaluation.accuracy(judged), len(judged))
-        return judged
+    def _count_seconds(self) -> None:
+        spent = time.monotonic() - self.started  # no clock change matters
+        self.state.progress.wall_seconds = self._earlier_seconds + spent
 
     def _keep_adapter(self) -> None:
         """Write the adapter that the run ends with; `kept` is its validation, if it had one."""
-        best = self.state.progress.best_loss
-        if self.config.checkpoint.best and best is not None:
+        progress = self.state.progress
+        self.training = False
+        if self.config.checkpoint.best and progress.best_loss is not None:
             self.state.restore_best()
-            self.kept = Validation(best, 0)
-        elif self.after is not None and self.after_step == self.state.progress.step:
-            self.kept = self.after
+            self.kept = Validation(progress.best_loss, 0)
+        elif progress.validated_step == progress.step and progress.last_loss is not None:
+            self.kept = Validation(progress.last_loss, 0)
         self.record.adapter(self.state, self.accepted)
 
     def end(self, status: str, reason: str | None = None) -> RunResult:
         """Write what there is, whatever happened, and close the records."""
-        if self.state.progress.step and not self.folder.adapter.exists():
-            self._keep_adapter()  # the run ended early
+        if self.training and self.state.progress.step:  # the run ended early
+            if status == "KILLED" and self.state.progress.step != self.saved_step:
+                self._save()
+            self._keep_adapter()
         summary = self.summary(status, reason)
-        self.record.end(summary, self.answers_before, self.answers_after)
+        self.record.end(summary, self.judge.answers_before, self.judge.answers_after)
         if status == "FINISHED":
             try:
-                self._show(summary)
+                place = shown(self.folder.path)
+                show_result(summary, self.judge.samples(), place, self.config)
                 sys.stdout.flush()
             except (OSError, UnicodeError) as error:  # a full or closed stdout is no failed run
                 logger.warning("the result could not be shown: %s", error)
@@ -218,57 +328,21 @@ class Session:
             status, summary["val_loss_after"], self.folder.path, summary["run_id"], summary
         )
 
-    def _show(self, summary: Mapping[str, Any]) -> None:
-        befores: list[Answer | None] = list(self.answers_before) or [None] * len(self.answers_after)
-        pairs = list(zip(befores, self.answers_after, strict=True))
-        count = self.config.eval.samples
-        # Spread over the rows: neighbours are often of one kind.
-        stride = max(1, len(pairs) // count) if count else 1
-        show_result(summary, pairs[::stride][:count], shown(self.folder.path), self.config)
-
     def summary(self, status: str, reason: str | None) -> dict[str, Any]:
         """The contract of `summary.json`; see docs/runs.md."""
-        progress, accepted = self.state.progress, self.accepted
-        final = self.kept
-        seconds = progress.train_seconds
+        self._count_seconds()
+        adapter = self.folder.adapter
         return {
             "status": status,
             "reason": reason,
             "run_id": self.record.tracker.run_id,
-            "seed": self.config.seed,
-            "model": accepted.loaded.located.name,
-            "device": accepted.device,
-            "steps": progress.step,
-            "epochs": round(progress.micro_step / len(self.batches), 4),
-            "tokens": progress.tokens,
-            "target_tokens": progress.target_tokens,
-            "tokens_per_second": progress.tokens / seconds if seconds else 0.0,
-            "wall_seconds": time.time() - self.started,
-            "train_seconds": seconds,
-            "peak_memory_gb": memory.usage().peak,
-            "trainable_parameters": lora.count(self.state.model),
-            "total_parameters": models.total_parameters(self.state.model),
-            "val_loss_before": self.before.loss if self.before else None,
-            "val_loss_after": final.loss if final else None,
-            "perplexity_before": self.before.perplexity if self.before else None,
-            "perplexity_after": final.perplexity if final else None,
-            "accuracy_before": _accuracy(self.answers_before),
-            "accuracy_after": _accuracy(self.answers_after),
-            "system_prompt": accepted.dataset.report["system_prompt"],
-            "working_dir": str(Path.cwd()),
-            "best_step": progress.best_step or None,
-            "skipped_steps": progress.skipped_steps,
-            "adapter_path": str(self.folder.adapter) if self.folder.adapter.exists() else None,
+            **summary.build(
+                self.accepted,
+                self.state,
+                self.state.progress.micro_step / len(self.batches),
+                self.judge.before,
+                self.kept,
+                (self.judge.answers_before, self.judge.answers_after),
+            ),
+            "adapter_path": str(adapter) if adapter.exists() else None,
         }
-
-
-def _check_base(validation: Validation | None) -> None:
-    if validation is not None and not math.isfinite(validation.loss):
-        raise TrainingError(
-            f"the base model's own validation loss is {validation.loss}: nothing can be learned "
-            "from there. Set memory_profile.compute_dtype=float32, or check the model's weights"
-        )
-
-
-def _accuracy(judged: Sequence[Answer]) -> float | None:
-    return evaluation.accuracy(judged) if judged else None

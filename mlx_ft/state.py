@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map_with_path
 
-from mlx_ft import lora
+from mlx_ft import checkpoint, lora
+from mlx_ft.checkpoint import Arrays, Checkpoint
+from mlx_ft.errors import CheckpointError, TrainingError
 
 
 @dataclass
@@ -23,12 +27,23 @@ class Progress:
     tokens: int = 0  # tokens through the model, padding left out
     target_tokens: int = 0
     skipped_steps: int = 0
-    nonfinite_in_a_row: int = 0
+    skipped_in_a_row: int = 0
+    spikes: int = 0  # steps skipped because of their loss alone
+    rewinds: int = 0
+    recent_losses: list[float] = field(default_factory=list)  # of the last steps not skipped
+    parts: int = 1  # in how many parts a micro-batch is taken; doubled when memory runs out
+    out_of_memory: int = 0
+    resumes: int = 0
+    metrics_rows: int = 0  # lines of metrics.jsonl when this was saved
     best_loss: float | None = None
     patience_loss: float | None = None  # validation loss of the last gain beyond min_delta
     best_step: int = 0
     evaluations_without_gain: int = 0
+    validated_step: int = 0
+    last_loss: float | None = None  # of the last validation; None when it was not finite
     train_seconds: float = 0.0
+    wall_seconds: float = 0.0  # of all the processes that the run had
+    peak_memory_gb: float = 0.0
 
 
 @dataclass
@@ -52,6 +67,46 @@ class TrainState:
         """The optimizer's arrays by flattened names."""
         return dict(tree_flatten(self.optimizer.state))
 
+    def files(self, about: Mapping[str, Any]) -> dict[str, bytes]:
+        """What a checkpoint holds of this state beside the adapter; `about` goes into `state.json`.
+
+        Raises TrainingError when the adapter is not finite: such a one is never saved.
+        """
+        if bad := [name for name, array in self.adapter().items() if not mx.isfinite(array).all()]:
+            raise TrainingError("the adapter holds NaN or infinity and is not saved", bad[:5])
+        state = {"progress": asdict(self.progress), **about}
+        found = {
+            checkpoint.OPTIMIZER: lora.to_bytes(self.optimizer_state()),
+            checkpoint.STATE: (json.dumps(state, indent=1, allow_nan=False) + "\n").encode(),
+        }
+        if self.best_adapter is not None and self.progress.best_step != self.progress.step:
+            found[checkpoint.BEST] = lora.to_bytes(self.best_adapter)
+        return found
+
+    def check(self, saved: Checkpoint) -> None:
+        """Raise CheckpointError when `saved` is of another shape than this state."""
+        faults = _mismatches("adapter", self.adapter(), saved.adapter)
+        faults += _mismatches("optimizer", self.optimizer_state(), saved.optimizer)
+        if faults:
+            raise CheckpointError(f"{saved.folder} does not fit this run", faults[:10])
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take over the arrays that were saved; the counters in `progress` are the caller's."""
+        self.restore_arrays(saved)
+        progress = self.progress
+        own = progress.best_step == progress.step > 0
+        self.best_adapter = saved.adapter if own else saved.best
+
+    def restore_arrays(self, saved: Checkpoint) -> None:
+        """Take adapter and optimizer back, and nothing else."""
+        self.model.load_weights(list(saved.adapter.items()), strict=False)
+        # By the names of the tree as it is, which also has empty branches. In place: a compiled
+        # step watches this very dictionary.
+        self.optimizer.state.update(
+            tree_map_with_path(lambda name, _: saved.optimizer[name], self.optimizer.state)
+        )
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+
     def record_validation(self, loss: float, min_delta: float) -> bool:
         """Take note of a validation loss; True when it is the best so far.
 
@@ -61,6 +116,7 @@ class TrainState:
         progress = self.progress
         before, last = progress.best_loss, progress.patience_loss
         finite = math.isfinite(loss)  # NaN as the best would never be beaten
+        progress.validated_step, progress.last_loss = progress.step, loss if finite else None
         if finite and (last is None or loss < last - min_delta):
             progress.patience_loss, progress.evaluations_without_gain = loss, 0
         else:
@@ -76,3 +132,22 @@ class TrainState:
         """Put the adapter of the lowest validation loss back into the model."""
         if self.best_adapter is not None:
             self.model.load_weights(list(self.best_adapter.items()), strict=False)
+
+
+def progress_of(saved: Checkpoint) -> Progress:
+    """The counters in a checkpoint. Raises CheckpointError when another version wrote them."""
+    try:
+        return Progress(**saved.state["progress"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{saved.folder} was written by another version: {error}") from None
+
+
+def _mismatches(what: str, expected: Arrays, found: Arrays) -> list[str]:
+    faults = [f"{what} {name}: missing" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"{what} {name}: not of this run" for name in sorted(found.keys() - expected.keys())]
+    return faults + [
+        f"{what} {name}: {found[name].shape} {found[name].dtype}, expected "
+        f"{expected[name].shape} {expected[name].dtype}"
+        for name in sorted(expected.keys() & found.keys())
+        if (found[name].shape, found[name].dtype) != (expected[name].shape, expected[name].dtype)
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,18 +17,28 @@ from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_ft import lora, optim
 from mlx_ft.config.schema import OptimizerConfig, TrainConfig
 from mlx_ft.data.arrays import to_arrays
-from mlx_ft.data.batch import Batches
+from mlx_ft.data.batch import Batch, Batches, collate
 from mlx_ft.errors import TrainingError
 from mlx_ft.losses import causal_lm_loss
+from mlx_ft.memory_guard import MemoryGuard
+from mlx_ft.memory_watch import is_out_of_memory
 from mlx_ft.models.heads import LogitsAt, logits_at
 from mlx_ft.state import TrainState
 
 logger = logging.getLogger(__name__)
+
+RECENT_LOSSES = 20  # whose median says what a usual loss is
+ENOUGH_LOSSES = 10
+PART_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps the seeds of parts far apart
+
+Sums = tuple[Any, mx.array, mx.array]  # of gradients, of losses, number of targets
+Accumulate = Callable[..., Sums]
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,10 @@ def plan(config: TrainConfig, batches_per_epoch: int, accumulation: int) -> Plan
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step. loss: mean over targets, nats; grad_norm: before clipping."""
+    """One optimizer step. loss: mean over targets, nats; grad_norm: before clipping.
+
+    skipped: the adapter is as it was; spike: because of a finite loss that is far too high.
+    """
 
     step: int
     epoch: float
@@ -67,6 +81,7 @@ class StepResult:
     target_tokens: int
     seconds: float
     skipped: bool
+    spike: bool = False
 
 
 def train(
@@ -78,13 +93,15 @@ def train(
     *,
     seed: int,
     compiled: bool,
+    guard: MemoryGuard | None = None,
 ) -> Iterator[StepResult]:
     """Yield one result per optimizer step, from where `state` stands to the plan's end.
 
-    Between two results the caller may evaluate, save or stop: the state is whole. Raises
-    TrainingError after `config.nonfinite_patience` skipped steps in a row.
+    Between two results the caller may evaluate, save, stop, or put other arrays into the state:
+    it is whole. Raises TrainingError after `config.skip_patience` skipped steps in a row, and
+    when a single row does not fit into memory.
     """
-    accumulate, update = _build_step(state, optimizer_config, config, compiled)
+    step = _build_step(state, optimizer_config, config, compiled, guard or MemoryGuard())
     progress = state.progress
     while progress.step < run_plan.steps:
         started = time.perf_counter()
@@ -95,17 +112,16 @@ def train(
         sums, tokens, target_tokens = _zeros(state), 0, 0
         for micro_step in range(progress.micro_step, progress.micro_step + window):
             batch = batches.at(*divmod(micro_step, len(batches)))
-            # Dropout of a micro-step is a function of (seed, micro_step), as its rows are.
-            lora.seed_dropout(state.model, (seed << 32) | micro_step)
-            sums = accumulate(*sums, *vars(to_arrays(batch)).values())
-            mx.eval(sums)
+            sums = _add(step, sums, state, batches, batch, (seed << 32) | micro_step)
             tokens += int(batches.lengths[batch.rows].sum())
             target_tokens += int(batch.mask.sum())
-        loss, grad_norm, finite = update(*sums)
+        limit = spike_limit(config.spike_factor, progress.recent_losses)
+        loss, grad_norm, taken = step.update(*sums, mx.array(limit))
         del sums  # an adapter's worth of memory
-        mx.eval(loss, grad_norm, finite, state.model.trainable_parameters(), state.optimizer.state)
+        mx.eval(loss, grad_norm, taken, state.model.trainable_parameters(), state.optimizer.state)
         seconds = time.perf_counter() - started
         progress.micro_step += window  # now, not before: a broken window is taken again
+        finite = math.isfinite(float(loss)) and math.isfinite(float(grad_norm))
         result = StepResult(
             progress.step + 1,
             progress.micro_step / len(batches),
@@ -115,12 +131,56 @@ def train(
             tokens,
             target_tokens,
             seconds,
-            skipped=not bool(finite),
+            skipped=not bool(taken),
+            spike=finite and float(loss) > limit,
         )
         _count(state, result)
         yield result
-        ended = progress.step == run_plan.steps
-        _check_patience(state, config.nonfinite_patience, ended=ended)
+        _check_patience(state, config.skip_patience, ended=progress.step == run_plan.steps)
+
+
+def _add(
+    step: _Step, sums: Sums, state: TrainState, batches: Batches, batch: Batch, seed: int
+) -> Sums:
+    """`sums` with those of one micro-batch, taken in as many parts as memory asks for.
+
+    The parts are of the same rows, and what is added up are sums: the gradient is the same.
+    seed: of the micro-batch's dropout, which is a function of it as the rows are.
+    """
+    while True:
+        try:
+            with step.guard.batch(batch.mask, state.progress.parts) as parts:
+                added = sums
+                for part, piece in enumerate(_pieces(batches, batch, parts)):
+                    lora.seed_dropout(state.model, (seed + part * PART_STRIDE) % 2**64)
+                    with step.guard.part(piece.mask):
+                        added = step.accumulate(*added, *vars(to_arrays(piece)).values())
+                        mx.eval(added)
+                return added
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error) or type(error).__name__
+        # Outside `except`: the traceback held the arrays. `sums` is as it was.
+        step.guard.ran_out(reason, batch.mask, state.progress)
+
+
+def _pieces(batches: Batches, batch: Batch, parts: int) -> Iterator[Batch]:
+    if parts == 1:
+        yield batch
+        return
+    for rows in np.array_split(batch.rows, parts):
+        yield collate(batches.examples, rows, batches.pad_id, batches.pad_multiple)
+
+
+def spike_limit(factor: float | None, recent: list[float]) -> float:
+    """The loss above which a step is skipped: `factor` times the median of the recent losses.
+
+    Infinite without a factor, and until there are enough losses to tell.
+    """
+    if factor is None or len(recent) < ENOUGH_LOSSES:
+        return math.inf
+    return factor * statistics.median(recent)
 
 
 def _count(state: TrainState, result: StepResult) -> None:
@@ -130,77 +190,91 @@ def _count(state: TrainState, result: StepResult) -> None:
     progress.target_tokens += result.target_tokens
     progress.train_seconds += result.seconds
     if not result.skipped:
-        progress.nonfinite_in_a_row = 0
+        progress.skipped_in_a_row = 0
+        progress.recent_losses = [*progress.recent_losses, result.loss][-RECENT_LOSSES:]
         return
     progress.skipped_steps += 1
-    progress.nonfinite_in_a_row += 1
+    progress.skipped_in_a_row += 1
+    progress.spikes += result.spike
     logger.warning(
-        "step %d skipped: loss %s, gradient norm %s; the adapter is unchanged",
+        "step %d skipped: loss %s, gradient norm %s%s; the adapter is unchanged",
         result.step,
         result.loss,
         result.grad_norm,
+        " (a spike: train.spike_factor)" if result.spike else "",
     )
 
 
 def _check_patience(state: TrainState, patience: int, *, ended: bool = False) -> None:
     progress = state.progress
     all_skipped = ended and progress.skipped_steps == progress.step > 0
-    if progress.nonfinite_in_a_row < patience and not all_skipped:
+    if progress.skipped_in_a_row < patience and not all_skipped:
         return
+    spikes = f", {progress.spikes} of them spikes," if progress.spikes else ""
     raise TrainingError(
-        f"{progress.nonfinite_in_a_row} steps in a row gave a loss or gradient that is not "
-        f"finite, the last one step {progress.step} (train.nonfinite_patience={patience}). The "
-        "adapter is the one from before them. Lower optimizer.learning_rate, or set "
-        "memory_profile.compute_dtype=float32"
+        f"{progress.skipped_in_a_row} steps in a row{spikes} gave a loss or gradient that is not "
+        f"finite or far too high, the last one step {progress.step} (train.skip_patience="
+        f"{patience}). The adapter is the one from before them. Lower optimizer.learning_rate, or "
+        "set memory_profile.compute_dtype=float32"
     )
 
 
-def _zeros(state: TrainState) -> tuple[Any, mx.array, mx.array]:
+def _zeros(state: TrainState) -> Sums:
     gradients = tree_map(mx.zeros_like, state.model.trainable_parameters())
     return gradients, mx.array(0.0), mx.array(0.0)
 
 
-Accumulate = Callable[..., tuple[Any, mx.array, mx.array]]
-Update = Callable[[Any, mx.array, mx.array], tuple[mx.array, mx.array, mx.array]]
+@dataclass(frozen=True)
+class _Step:
+    """The two halves of an optimizer step: gradients of a micro-batch added up, and the update."""
+
+    accumulate: Accumulate
+    update: Callable[..., tuple[mx.array, mx.array, mx.array]]
+    guard: MemoryGuard
 
 
 def _build_step(
-    state: TrainState, optimizer_config: OptimizerConfig, config: TrainConfig, compiled: bool
-) -> tuple[Accumulate, Update]:
+    state: TrainState,
+    optimizer_config: OptimizerConfig,
+    config: TrainConfig,
+    compiled: bool,
+    guard: MemoryGuard,
+) -> _Step:
     model, optimizer = state.model, state.optimizer
     logits, saves_work = logits_at(model)
     if not saves_work:
         logger.info("this model's logits are computed at every position, targets or not")
     gradient = summed_gradient(model, logits, config.label_smoothing)
 
-    def accumulate(
-        gradients: Any, total: mx.array, count: mx.array, *arrays: mx.array
-    ) -> tuple[Any, mx.array, mx.array]:
+    def accumulate(gradients: Any, total: mx.array, count: mx.array, *arrays: mx.array) -> Sums:
         (batch_total, batch_count), batch_gradients = gradient(*arrays)
         added = tree_map(mx.add, gradients, batch_gradients)
         return added, total + batch_total, count + batch_count
 
     def update(
-        gradients: Any, total: mx.array, count: mx.array
+        gradients: Any, total: mx.array, count: mx.array, limit: mx.array
     ) -> tuple[mx.array, mx.array, mx.array]:
         mean = tree_map(lambda g: g / count, gradients)
         clipped, norm = clip(mean, optimizer_config.max_grad_norm)
         old_parameters = model.trainable_parameters()
         old_state = tree_map(lambda array: array, optimizer.state)
         optimizer.update(model, clipped)
+        loss = total / count
         finite = mx.isfinite(total) & mx.isfinite(norm) & _all_finite(model.trainable_parameters())
-        keep = partial(_where, finite)
+        taken = finite & (loss <= limit)
+        keep = partial(_where, taken)
         model.update(tree_map(keep, model.trainable_parameters(), old_parameters))
         # In place: a compiled function watches this very dictionary.
         optimizer.state.update(tree_map(keep, optimizer.state, old_state))
-        return total / count, norm, finite
+        return loss, norm, taken
 
     if not compiled:
-        return accumulate, update
+        return _Step(accumulate, update, guard)
     captured = [model.state, optimizer.state]
-    return (
+    return _Step(
         mx.compile(accumulate, inputs=captured, outputs=captured),
         mx.compile(update, inputs=captured, outputs=captured),
+        guard,
     )
 
 

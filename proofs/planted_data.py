@@ -204,7 +204,7 @@ RENDERED: dict[str, list[Faulty]] = {
             {"role": "assistant", "content": text.said()},
         ]}),
     ],
-    "no_target": [
+    "cut_off": [
         row(lambda text: {"prompt": text.said(LONG, LONG), "completion": text.said()}),
     ],
 }  # fmt: skip

@@ -93,7 +93,7 @@ def test_evaluate_prints_the_runs_figures(trained, capsys):
         (["generate", "--run", "nowhere", "hi"], ["'nowhere'", "run folder"]),
         (["evaluate"], ["no run with an adapter", "mlx-ft train"]),
         (["ui"], ["no runs yet"]),
-        (["nonsense"], ["mlx-ft nonsense: no such command. There is: train, quick, generate"]),
+        (["nonsense"], ["mlx-ft nonsense: no such command. There is: train, quick, resume"]),
         (["evalaute"], ["Did you mean mlx-ft evaluate?"]),
         (["models", "lst"], ["Did you mean mlx-ft models list?"]),
         (["ui", "trackin.uri=x"], ["tracking.uri?"]),

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
 from mlx_ft import cli
 from mlx_ft.datasets import descriptions
+from mlx_ft.documents.build import BuildOptions
+from mlx_ft.documents.items import KINDS
 from tests.models import tiny
 
 JOB = ("model.path=./model", "data=custom", "memory_profile=cpu", "device=cpu")
@@ -70,6 +73,49 @@ def test_good_rows_are_said_to_be_fit(folder, run):
     assert f"Training: {report['outlook']['steps']:,} steps" in out
 
 
+@pytest.mark.parametrize(
+    "name", ["rows.jsonl", "it's [a, b].jsonl", "folder", "data", "./geography_sql"]
+)
+def test_a_file_or_folder_may_be_named_alone(folder, run, name):
+    path = folder / name
+    if "." not in path.name:
+        path.mkdir()
+        path /= "train.jsonl"
+    put(path, *map(pair, range(12)))
+    code, out, _ = run("validate", name, *JOB, "data.max_errors=5%")
+    assert (code, out.partition("\n")[0]) == (0, "12 rows = 12 kept + 0 truncated + 0 rejected")
+    without = [text for text in JOB if text != "data=custom"]
+    assert run("validate", *without, name, "data.max_errors=5%")[1] == out
+
+
+def test_a_dataset_may_be_named_alone(folder, run):
+    without = [text for text in JOB if text != "data=custom"]
+    code, out, _ = run("validate", "principles", *without)
+    assert (code, out.partition(" ")[0]) == (0, "100")
+    assert "\n  builtin:principles/train.jsonl (training): messages 80\n" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["row.jsonl"], "data.path: no file or folder 'row.jsonl' in {}. Did you mean rows.jsonl?"),
+        (["principle"], "No file, folder or dataset 'principle'. Did you mean principles?"),
+        (["custom"], "data.path: no file or folder 'custom' in {}."),
+        (["lora.rank"], "`lora.rank`: has no value. Write lora.rank=VALUE"),
+        (["data.path=my", "rows.jsonl"], "`rows.jsonl`: is not of the form key=value. Quote"),
+        (
+            ["my", "rows.jsonl"],
+            "mlx-ft validate data=custom \"data.path=['my','rows.jsonl']\"",
+        ),
+    ],
+)
+def test_what_cannot_be_named_alone_is_told(folder, run, argv, said):
+    put(folder / "rows.jsonl", pair(1))
+    code, out, err = run("validate", *argv)
+    assert (code, out) == (2, "")
+    assert said.format(folder) in err
+
+
 def test_faulty_rows_go_to_a_file_that_can_be_mended_and_given_back(folder, run):
     rows = [pair(i) for i in range(20)]
     rows[4] |= {"completion": ""}
@@ -95,6 +141,20 @@ def test_faulty_rows_go_to_a_file_that_can_be_mended_and_given_back(folder, run)
     assert out.startswith("23 rows = 21 kept + 0 truncated + 2 rejected\n")
     code, out, _ = run("validate", *JOB, "data.path=mended.jsonl")
     assert (code, out.partition("\n")[0]) == (0, "2 rows = 2 kept + 0 truncated + 0 rejected")
+
+
+def test_where_no_row_is_usable_there_is_no_table_and_a_fault_is_said_once(folder, run):
+    put(folder / "rows.jsonl", *[{"topic": f"Lakes {i}"} for i in range(4)])
+    code, out, _ = run("validate", *JOB, "data.path=rows.jsonl")
+    assert code == 2
+    head, _, faults = out.partition("\n\nFaults\n")
+    assert head == (
+        "4 rows = 0 kept + 0 truncated + 4 rejected\n  rows.jsonl (training): no usable row"
+    )
+    assert faults.count("no known format: found the keys 'topic'") == 1
+    assert (
+        "\n    rows.jsonl:2: the same\n    rows.jsonl:3: the same\n    ... and 1 more\n" in faults
+    )
 
 
 @pytest.mark.parametrize(("allowed", "code"), [("1", 2), ("2", 0), ("5%", 2), ("10%", 0)])
@@ -302,6 +362,20 @@ def test_documents_become_a_dataset_that_can_be_validated(folder, run):
     assert code == 2
     assert "nowhere" in err
     assert not (folder / "other").exists()
+
+
+def test_the_help_on_documents_says_what_every_option_is(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["data", "from-documents", "--help"])
+    said = capsys.readouterr().out
+    options = BuildOptions(out=Path())
+    for name in ("valid_fraction", "test_fraction", "seed", "min_quality", "chunk_words",
+                 "max_file_bytes"):  # fmt: skip
+        about = said.partition(f"  --{name.replace('_', '-')} ")[2].partition("\n  --")[0]
+        assert " ".join(about.split()).endswith(f"default: {getattr(options, name)}")
+    assert [kind for kind in KINDS if kind not in said] == []
+    for word in ("Markdown", "PDF", "train.jsonl", "report.json", "examples:", "--subject TEXT"):
+        assert word in said
 
 
 @pytest.mark.parametrize(

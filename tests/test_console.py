@@ -42,6 +42,16 @@ def test_a_phase_that_is_over_at_once_says_nothing(log):
     assert text_of(log) == ""
 
 
+@pytest.mark.parametrize(("items", "seconds"), [(1, 0.7), (9, 0.25)])
+def test_one_item_and_a_short_phase_over_a_tick_say_nothing(log, items, seconds):
+    with Display(log, total_steps=4, log_every=1, tick_seconds=0.3) as display:
+        time.sleep(0.2)  # the clock ticks in the middle of the phase
+        display.phase("answering", items)
+        time.sleep(seconds)
+        display.training(0)
+    assert text_of(log) == ""
+
+
 def test_what_was_chosen_waits_for_the_next_message(log):
     chosen, other = logging.getLogger("mlx_ft.memory"), logging.getLogger("mlx_ft.other")
     chosen.info("memory_profile=cpu")

@@ -158,3 +158,42 @@ def test_the_kept_report_is_json_with_the_outlook(prepared, tmp_path):
     assert content["digest"] == dataset.digest
     lengths = np.array(content["splits"]["train"]["length"]["histogram"]["counts"])
     assert lengths.sum() == 2
+
+
+def test_a_mixture_says_how_many_rows_of_each_source_an_epoch_shows(tmp_path, tokenizer):
+    def mixed(*weights):
+        entries = []
+        for name, weight, count in zip("abc", weights, (30, 9, 7), strict=False):
+            path = tmp_path / f"{name}.jsonl"
+            path.write_text("".join(json.dumps(pair(f"{name}{i}")) + "\n" for i in range(count)))
+            entries.append({"path": str(path), "weight": weight})
+        config = DataConfig(path=entries, cache=False, valid_fraction=0)
+        dataset = prepare(config, tokenizer, 200, 0, tmp_path)
+        shown = [one["shown"] for one in dataset.report["epoch"]]
+        batches = Batches(dataset.train, 4, 0, pad_id=0, weights=dataset.weights)
+        counts = np.zeros(len(weights), int)
+        for index in range(len(batches)):
+            rows = batches.at(0, index).rows
+            counts += np.bincount(dataset.train.sources[rows], minlength=len(weights))
+        line = [line for line in lines(dataset.report, None) if line.startswith("  an epoch: ")]
+        return shown, counts.tolist(), line
+
+    shown, counts, [line] = mixed(1, 0.5, 2)
+    assert shown == counts == [30, 4, 14]
+    sources = "30 of a.jsonl (weight 1), 4 of b.jsonl (weight 0.5), 14 of c.jsonl (weight 2)"
+    assert line == f"  an epoch: {sources}"
+    shown, counts, [line] = mixed(0.5, 0.5)
+    assert sum(shown) == pytest.approx(sum(counts), abs=1)
+    assert line.startswith("  an epoch: about 15 of a.jsonl (weight 0.5), about 4 of b.jsonl")
+    assert mixed(1)[2] == []
+
+
+def test_rows_that_training_has_too_are_a_line_of_the_table(prepared, tmp_path):
+    (tmp_path / "held.jsonl").write_text(
+        json.dumps(pair("a")) + "\n" + json.dumps(pair("x")) + "\n"
+    )
+    report = prepared(*map(pair, "abc"), valid_path=str(tmp_path / "held.jsonl")).report
+    assert cells(report, "also in training") == ["-", "1"]
+    assert cells(report, "  nearly") == ["-", "0"]
+    text = "\n".join(lines(prepared(*map(pair, "abc")).report, None))
+    assert "also in training" not in text

@@ -5,6 +5,7 @@ import pytest
 from mlx_ft.config.schema import Config
 from mlx_ft.evaluation import Answer
 from mlx_ft.outcome import left_behind, show_result
+from mlx_ft.runfolder import RunFolder
 
 SUMMARY = {
     "steps": 130, "tokens": 123456, "tokens_per_second": 1234.5, "wall_seconds": 300.0,
@@ -38,6 +39,54 @@ def test_no_line_is_wrapped_where_stdout_is_no_terminal(config, capsys):
     assert lines[-4] == FIGURES
     assert lines[-3] == f"use it      mlx-ft generate --run 'outputs/my run' '{question}'"
     assert lines[-2:] == ["look at it  mlx-ft ui", "change it   python train.py lora.rank=32"]
+
+
+def sample_lines(capsys, config, monkeypatch, width, *samples):
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = shown_text(capsys, config, samples)
+    return out[out.index("sample") if "sample" in out else out.index("┏") :].splitlines()
+
+
+def test_short_answers_stand_beside_one_another(config, capsys, monkeypatch):
+    before = Answer("Sky?", "Blue.", "[red] Sea", correct=False)
+    after = Answer("Sky?", "Blue.", "Blue.", correct=True)
+    lines = sample_lines(capsys, config, monkeypatch, 80, (before, after))
+    assert [cell.split() for cell in lines[3].strip("│").split("│")] == [
+        ["Sky?"], ["Blue."], ["✗", "[red]", "Sea"], ["✓", "Blue."]
+    ]  # fmt: skip
+
+
+CODE = "def double(value):\n    return value * 2"
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_code_stands_below_as_it_is(config, capsys, monkeypatch, width):
+    before = Answer("Double it.", CODE, "", correct=False)
+    after = Answer("Double it.", CODE, f"{CODE}\x1b[2J", correct=True)
+    lines = sample_lines(capsys, config, monkeypatch, width, (before, after), (None, after))
+    assert [line.rstrip() for line in lines[:14]] == [
+        "sample     1 of 2",
+        "question   Double it.",
+        "expected   def double(value):",
+        "               return value * 2",
+        "before ✗",
+        "after ✓    def double(value):",
+        "               return value * 2 [2J",
+        "",
+        "sample     2 of 2",
+        "question   Double it.",
+        "expected   def double(value):",
+        "               return value * 2",
+        "before     -",
+        "after ✓    def double(value):",
+    ]
+
+
+def test_a_long_answer_fits_the_width_and_its_end_is_counted(config, capsys, monkeypatch):
+    words = "word " * 1000
+    lines = sample_lines(capsys, config, monkeypatch, 80, (None, Answer("Q", words, "a", True)))
+    assert max(map(len, lines[:20])) <= 80
+    assert "[... 3,999 more characters]" in " ".join(" ".join(lines).split())
 
 
 def test_without_tracking_there_is_nothing_to_look_at(config, capsys):
@@ -83,4 +132,17 @@ def test_missing_figures_are_explained(config, capsys):
 )  # fmt: skip
 def test_what_a_run_that_did_not_finish_left_behind(changed, best, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert left_behind({**SUMMARY, **changed}, tmp_path / "r 1", 200, best=best) == expected
+    folder = RunFolder(tmp_path / "r 1")
+    assert left_behind({**SUMMARY, **changed}, folder, 200, best=best) == expected
+
+
+@pytest.mark.parametrize(
+    ("step", "more"), [(130, ""), (100, "  (from the checkpoint of step 100)")]
+)
+def test_a_run_that_left_a_checkpoint_can_go_on(step, more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(tmp_path / "r 1")
+    for number in (50, step):
+        (folder.checkpoints / f"step-{number:06d}").mkdir(parents=True)
+    last = left_behind(SUMMARY, folder, 200, best=True).splitlines()[-1]
+    assert last == f"go on       mlx-ft resume 'r 1'{more}"

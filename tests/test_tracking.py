@@ -46,6 +46,8 @@ class FakeStore:
         self.written: list[tuple[str, Any]] = []
         self.broken = False
         self.fails: set[str] = set()
+        self.remote = False
+        self.runs: list[str] = []
 
     def _call(self, name: str, *values: Any) -> None:
         if self.broken or name in self.fails:
@@ -54,7 +56,20 @@ class FakeStore:
 
     def create_run(self, *values: Any) -> str:
         self._call("create_run", *values)
-        return "run-1"
+        self.runs.append(f"run-{len(self.runs) + 1}")
+        return self.runs[-1]
+
+    def runs_of(self, journal: str) -> list[str]:
+        self._call("runs_of", journal)
+        return list(self.runs)
+
+    def reopen(self, run_id: str) -> bool:
+        self._call("reopen", run_id)
+        return run_id in self.runs
+
+    def discard(self, run_id: str) -> None:
+        self._call("discard", run_id)
+        self.runs.remove(run_id)
 
     def params(self, *values: Any) -> None:
         self._call("params", *values)
@@ -77,7 +92,7 @@ class FakeStore:
     def dataset(self, *values: Any) -> None:
         self._call("dataset", *values)
 
-    def close(self, run_id: str, status: str) -> None:
+    def close(self, run_id: str, status: str, time: int) -> None:
         self._call("close", status)
 
     def points(self) -> list[Any]:

@@ -56,7 +56,7 @@ def healthy_then_bad(bad: tuple[int, ...], count: int) -> Batches:
 def test_a_step_that_is_not_finite_changes_nothing(poison: float | str, compiled: bool) -> None:
     run = state(ADAMW, SMALL, model=Poisonable(tiny.build(), poison))
     data = healthy_then_bad((1, 3), 5)
-    config = TrainConfig(max_steps=5, nonfinite_patience=2)
+    config = TrainConfig(max_steps=5, skip_patience=2)
     seen = [(snapshot(run.adapter()), moments(run))]
     skipped = []
     losses = []
@@ -74,7 +74,7 @@ def test_a_step_that_is_not_finite_changes_nothing(poison: float | str, compiled
         for before, after in zip(seen[step], seen[step + 1], strict=True):
             assert same(before, after) == was_skipped
     assert run.progress.skipped_steps == 2
-    assert run.progress.nonfinite_in_a_row == 0
+    assert run.progress.skipped_in_a_row == 0
     assert run.progress.step == 5
     assert int(run.optimizer.state["step"]) == 3
 
@@ -113,11 +113,11 @@ def test_patience_ends_in_an_error_that_says_what_to_do(
     compiled: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = state(ADAMW, SMALL, model=Poisonable(tiny.build(), math.nan))
-    config = TrainConfig(max_steps=6, nonfinite_patience=3)
+    config = TrainConfig(max_steps=6, skip_patience=3)
     before = snapshot(run.adapter())
     with pytest.raises(TrainingError, match=r"3 steps in a row.*step 4.*learning_rate"):
         train(run, healthy_then_bad((1, 2, 3, 4), 6), 6, config=config, compiled=compiled)
-    assert run.progress.skipped_steps == run.progress.nonfinite_in_a_row == 3
+    assert run.progress.skipped_steps == run.progress.skipped_in_a_row == 3
     assert [r.levelname for r in caplog.records].count("WARNING") == 3
     assert "step 4 skipped: loss nan" in caplog.text
     assert not same(before, snapshot(run.adapter()))  # step 1 was good

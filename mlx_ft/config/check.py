@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def _rules(config: Config) -> Iterator[Fault]:
     yield from _path_rules(config)
     yield from _data_rules(config)
     yield from _schedule_rules(config)
+    if fault := _store_fault(config.tracking.uri):
+        yield ("tracking.uri",), f"tracking.uri: {fault}"
     if config.model.revision is not None and not _hub_name(config.model.path):
         yield (
             ("model.revision", "model.path"),
@@ -81,6 +84,23 @@ def _path_rules(config: Config) -> Iterator[Fault]:
     for name, path in [*given, *((name, get(config, name)) for name in PATHS)]:
         if path is not None and not path.startswith((BUILTIN, HUB)) and (fault := path_fault(path)):
             yield (name,), f"{name}: {fault}"
+
+
+# Stores that MLflow takes. In memory nothing would be left, and folders it takes no more.
+_STORE = re.compile(
+    r"https?://[^/\s]\S*|databricks(://\S+)?|uc(:\S+)?|(postgresql|mysql|mssql)(\+\w+)?://[^/\s]\S*"
+    r"|sqlite:///(?!:memory:)[^?]*[^/?]"
+)
+
+
+def _store_fault(uri: str | None) -> str | None:
+    """Why MLflow could never keep a run there; the address, with its password, is not said."""
+    if uri is None or (_STORE.fullmatch(uri) and uri.isprintable()):
+        return None
+    return (
+        "expected a database (sqlite:///FOLDER/mlflow.db, postgresql://...) or a server "
+        "(https://HOST); a folder is not enough for MLflow"
+    )
 
 
 def _same_file(first: str, second: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import version as hydra_version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -27,6 +28,7 @@ from mlx_ft.config import conf_dir, secrets
 from mlx_ft.config.check import build, convert_all, cross_faults, get
 from mlx_ft.config.given import idle_faults
 from mlx_ft.config.groups import Groups
+from mlx_ft.config.guard import composed_faults, file_faults
 from mlx_ft.config.keys import keys, sections
 from mlx_ft.config.overrides import check_overrides
 from mlx_ft.config.schema import Config
@@ -121,6 +123,7 @@ def check(command: CommandLine) -> None:
     if groups.find(command.config_name) is None:
         options = ", ".join(groups.options(""))
         faults.insert(0, f"--config-name {command.config_name}: no such file; there is: {options}")
+    faults += file_faults(groups.find(command.config_name), command.config_dirs)
     if faults:
         raise refusal("the arguments", faults)
 
@@ -153,12 +156,16 @@ def compose(hydra: Any, command: CommandLine) -> DictConfig:
     if _raw(cfg.hydra.sweep) == HYDRA_SWEEP_DIR:
         cfg.hydra.sweep.dir = SWEEP_DIR
     HydraConfig.instance().set_config(cfg)
-    if targets := [*_targets(OmegaConf.to_container(cfg, resolve=False))]:
-        raise refusal(
-            "the configuration",
-            [f"{name}: would run code and is refused. Remove it" for name in targets],
-        )
+    if faults := composed_faults(cfg, _own(mode), command.for_hydra()):
+        raise refusal("the configuration", faults)
     return cfg
+
+
+def _own(mode: RunMode) -> DictConfig:
+    """What `conf/` alone gives."""
+    loader = ConfigLoaderImpl(create_config_search_path(str(conf_dir())))
+    own: DictConfig = loader.load_configuration("main", [*SETTINGS], mode)
+    return own
 
 
 def explain(error: BaseException) -> str:
@@ -171,19 +178,6 @@ def explain(error: BaseException) -> str:
             texts.append(text)
         cause = cause.__cause__
     return ": ".join(texts) or type(error).__name__
-
-
-def _targets(node: Any, at: str = "") -> Iterator[str]:
-    """Where a `_target_` stands, except at Hydra's launcher and sweeper (checked by Hydra)."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            name = f"{at}.{key}" if at else str(key)
-            if key == "_target_" and at not in ("hydra.launcher", "hydra.sweeper"):
-                yield name
-            yield from _targets(value, name)
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _targets(value, f"{at}[{index}]")
 
 
 def resolve(cfg: DictConfig, arguments: Sequence[str] = ()) -> Config:
@@ -202,6 +196,9 @@ def resolve(cfg: DictConfig, arguments: Sequence[str] = ()) -> Config:
     uri = texts.get("tracking.uri", config.tracking.uri)
     if fault := secrets.password_fault(uri):
         faults["tracking.uri"] = fault
+    hook = config.tracking.webhook
+    if fault := secrets.webhook_fault(hook, texts.get("tracking.webhook", hook)):
+        faults["tracking.webhook"] = fault
     lines = [f"{name}: {fault}" for name, fault in faults.items()]
     related = cross_faults(config, skip=faults) + idle_faults(arguments, config, cfg)
     for names, line in related:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from mlx_ft.config.schema import Config
+from mlx_ft.config.screen import shown
 
 MODULE_GROUPS = ("all-linear", "attention", "mlp")
 
@@ -120,7 +121,7 @@ def convert(key: Key, value: Any) -> Any:
 
 
 def _mismatch(key: Key, value: Any) -> str:
-    text = f"found {value!r}; expected {key.expected()}"
+    text = f"found {shown(repr(value))}; expected {key.expected()}"
     if choices := key.metadata["choices"]:
         text += _closest(str(value), choices)
     return text

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from mlx_ft.config.given import path_fault
 from mlx_ft.config.groups import Groups
 from mlx_ft.config.keys import QUANTIZE_KEYS, convert, keys, sections
+from mlx_ft.config.screen import shown
 from mlx_ft.config.suggest import did_you_mean
 
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
@@ -40,9 +41,9 @@ def check_overrides(texts: Sequence[str], groups: Groups, *, multirun: bool) -> 
         found = [*_faults(text, parser, groups, multirun)]
         key = _key(text)
         if not found and key in seen:
-            found = [f"sets {key} again, after `{seen[key]}`. Keep one of them"]
+            found = [f"sets {shown(key)} again, after `{shown(seen[key])}`. Keep one of them"]
         seen.setdefault(key, text)
-        faults += [f"`{text}`: {fault}" for fault in found]
+        faults += [f"`{shown(text)}`: {fault}" for fault in found]
     return faults
 
 
@@ -121,8 +122,15 @@ def _hydra_faults(
     else:
         value = override.value()
         yield from _interpolation_faults(value, paths=key in HYDRA_PATHS)
-        if key in HYDRA_PATHS and (unusable := path_fault(str(value))):
-            yield unusable
+        if key in HYDRA_PATHS:
+            yield from _folder_faults(value)
+
+
+def _folder_faults(value: Any) -> Iterator[str]:
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
+        yield f"found {shown(repr(value))}; expected a folder"
+    elif unusable := path_fault(str(value)):
+        yield unusable
 
 
 def _parse(text: str, parser: Any) -> tuple[Override | None, str]:

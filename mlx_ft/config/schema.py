@@ -136,13 +136,19 @@ class MemoryProfileConfig:
         kind="mapping|null|'auto'",
     )
     cache_limit_gb: float | None = option(
-        None, "Upper bound of MLX's buffer cache; `null` leaves MLX's own.", minimum=0
+        None,
+        "Upper bound of MLX's buffer cache; `null` leaves MLX's own.",
+        minimum=0,
+        maximum=10**6,
     )
     wired_limit_gb: float | None = option(
-        None, "Memory that macOS keeps resident; `null` takes what Metal recommends.", minimum=0
+        None,
+        "Memory that macOS keeps resident; `null` takes what Metal recommends.",
+        minimum=0,
+        maximum=10**6,
     )
     memory_limit_gb: float | None = option(
-        None, "Memory that a run should stay under; `null`: no limit.", above=0
+        None, "Memory that a run should stay under; `null`: no limit.", above=0, maximum=10**6
     )
 
 
@@ -157,10 +163,35 @@ class TrainConfig:
     label_smoothing: float = option(
         0.0, "Share of the target probability spread over the vocabulary.", minimum=0, below=1
     )
-    nonfinite_patience: int = option(
+    skip_patience: int = option(
         5,
-        "Stop after this many steps in a row with a NaN or infinite loss or gradient.",
+        "Stop after this many skipped steps in a row: those with a NaN or infinite loss or "
+        "gradient, and spikes.",
         minimum=1,
+    )
+    spike_factor: float | None = option(
+        None,
+        "Skip a step whose loss is more than this many times the median of the last 20; `null`: "
+        "only what is not finite is skipped.",
+        above=1,
+    )
+    on_spike: str = option(
+        "skip",
+        "`skip`: leave the step out; `rewind`: also take adapter and optimizer back to the last "
+        "checkpoint.",
+        choices=("skip", "rewind"),
+    )
+    resume: str = option(
+        "never",
+        "`never`: a folder that holds a run is refused; `auto`: go on with the run in "
+        "`hydra.run.dir`, or begin one there; or the run to go on with: its folder, one of its "
+        "checkpoints, or its id.",
+    )
+    resume_allow: Any = option(
+        None,
+        "Differences to accept when a run is resumed: a list of keys such as "
+        "`[optimizer.learning_rate]`, `data`, `model`, or `all`.",
+        kind="list|'all'|null",
     )
     early_stopping_patience: int | None = option(
         None, "Stop after this many validations without improvement; `null`: never.", minimum=1
@@ -179,10 +210,14 @@ class TrainConfig:
 
 @dataclass
 class CheckpointConfig:
-    """What is kept of the adapter."""
+    """What a run that is stopped goes on from, and which adapter it ends with."""
 
-    every: int = option(0, "Steps between two adapter saves; 0 saves at the end only.", minimum=0)
-    keep_last: int = option(2, "How many of these are kept.", minimum=1)
+    every: int = option(
+        50,
+        "Steps between two checkpoints; 0: only at the end, and when the run is stopped.",
+        minimum=0,
+    )
+    keep_last: int = option(2, "How many checkpoints are kept.", minimum=1)
     best: bool = option(
         True, "End with the adapter of the lowest validation loss rather than the last one."
     )
@@ -226,6 +261,11 @@ class TrackingConfig:
     experiment_name: str = option("mlx-ft", "MLflow experiment.")
     run_name: str | None = option(None, "Name of the run; `null`: made from what is trained.")
     tags: dict[str, str] = option({}, "Tags of the run, e.g. `{owner: me}`.")
+    webhook: str | None = option(
+        None,
+        "Address that is told when a run ends, however it ends, by a JSON POST (docs/tracking.md). "
+        "One that is secret goes into an environment variable: `${oc.env:MLX_FT_WEBHOOK,null}`.",
+    )
 
 
 @dataclass

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 _LOOKUP = re.compile(r"\$\{oc\.env:\w+,?([^{}]*)\}")  # group: the default
 # As SQLAlchemy reads them: a password may hold anything but `@`. Digits before `/` are a port.
 _PASSWORD = re.compile(
     r"://[^/\s:@]*:(?!\d+/)[^\s@]+@|[?&]\w*(password|token|secret)\w*=[^&\s]", re.I
 )
+_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w-]{16,}")  # as chat services put into addresses
 
 
 def lookup(name: str, *default: Any) -> str:
@@ -59,4 +61,28 @@ def password_fault(uri: str | None) -> str | None:
     return (
         "holds a password, which would be saved with the run. Put the whole address into an "
         "environment variable and write tracking.uri=\\${oc.env:MLFLOW_TRACKING_URI}"
+    )
+
+
+def webhook_fault(address: str | None, saved: str | None) -> str | None:
+    """What is wrong with a `tracking.webhook`; never quotes it, as it may be a secret.
+
+    saved: the address as it would be saved, so with its `${oc.env:...}` as text.
+    """
+    if address is None or saved is None:
+        return None
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        good = False
+    if not good or re.search(r"\s", address):
+        return "expected an address that begins with http:// or https://"
+    shown = _LOOKUP.sub(r"\1", saved)
+    if not (_PASSWORD.search(shown) or any(map(_TOKEN.fullmatch, re.split(r"[^\w-]", shown)))):
+        return None
+    return (
+        "holds what looks like a password or token, which would be saved with the run. Put the "
+        "whole address into an environment variable and write "
+        "tracking.webhook=\\${oc.env:MLX_FT_WEBHOOK,null}"
     )

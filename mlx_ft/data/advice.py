@@ -14,6 +14,7 @@ LITTLE_WAY = 2e-3  # steps x learning rate: Adam moves a weight by at most about
 FEW_STEPS = 20
 MANY_EPOCHS = 10
 MUCH_PADDING = 0.25
+LIKENESS = 0.02  # of the rows that judge
 SHOWN = 5  # labels from either end
 
 Report = Mapping[str, Any]
@@ -47,20 +48,21 @@ def _row_notes(report: Report, config: DataConfig) -> Iterator[str]:
     pairs = sum(file["formats"].get("preference", 0) for file in report["files"])
     if pairs:
         yield (
-            f"{pairs} rows are preference pairs: supervised training learns from the chosen "
-            "answers; the rejected ones are for preference training."
+            f"{_many(pairs, 'row is a preference pair', 'rows are preference pairs')}: supervised "
+            "training learns from the chosen answers; the rejected ones are for preference "
+            "training."
         )
     if controls := report["control_tokens"]["rows"]:
         yield (
-            f"{controls} rows hold text that the tokenizer reads as a control token, first "
-            f"{report['control_tokens']['first']}."
+            f"{_many(controls, 'row holds', 'rows hold')} text that the tokenizer reads as a "
+            f"control token, first {report['control_tokens']['first']}."
         )
     for name in ("train", "valid"):
         stats = report["splits"][name]
         title = {"train": "training", "valid": "validation"}[name]
         used = stats["rows"] - stats["set_aside"]
         if stats["examples"] > used:
-            yield f"{used} {title} rows became {stats['examples']} examples."
+            yield f"{_many(used, f'{title} row')} became {stats['examples']} examples."
         if stats["truncated_rows"]:
             yield (
                 f"{stats['truncated_rows']} of {stats['rows']} {title} rows are longer than "
@@ -69,7 +71,8 @@ def _row_notes(report: Report, config: DataConfig) -> Iterator[str]:
             )
         if stats["endless_turns"]:
             yield (
-                f"{stats['endless_turns']} {title} answers end without a control token, so the "
+                f"{_many(stats['endless_turns'], f'{title} answer ends', f'{title} answers end')} "
+                "without a control token, so the "
                 "model does not learn where to stop."
             )
         if stats["duplicates"]:
@@ -78,8 +81,8 @@ def _row_notes(report: Report, config: DataConfig) -> Iterator[str]:
 
 def _overlap_notes(report: Report) -> Iterator[str]:
     for name, found in report["overlap"].items():
-        if not found["exact"] + found["near"]:
-            continue
+        if not found["exact"] and found["near"] <= LIKENESS * found["rows"]:
+            continue  # so few move no figure; the report counts them
         title = {"valid": "validation", "test": "test"}[name]
         counts = [
             f"{count} {text}"
@@ -108,8 +111,9 @@ def _size_advice(report: Report, train: Report) -> Iterator[str]:
     used = train["rows"] - train["set_aside"]
     if used < FEW_ROWS:
         yield (
-            f"{used} training rows are few: below {FEW_ROWS} a model mostly learns the "
-            "form of the answers. Add rows, and watch the validation loss for overfitting."
+            f"{_many(used, 'training row is', 'training rows are')} few: below "
+            f"{FEW_ROWS} a model mostly learns the form of the answers. Add rows, and watch the "
+            "validation loss for overfitting."
         )
     if not report["splits"]["valid"]["examples"]:
         yield (
@@ -118,8 +122,8 @@ def _size_advice(report: Report, train: Report) -> Iterator[str]:
         )
     if train["truncated_rows"] > 0.05 * train["rows"]:
         yield (
-            f"{train['truncated_rows']} rows are cut: raise memory_profile.max_seq_length, or take "
-            "data.overlong=split, which loses no target."
+            f"{_many(train['truncated_rows'], 'row is', 'rows are')} cut: raise "
+            "memory_profile.max_seq_length, or take data.overlong=split, which loses no target."
         )
     if train["length"]["p50"] < 0.25 * train["length"]["p99"]:
         yield (
@@ -138,8 +142,9 @@ def _content_advice(report: Report, train: Report, config: DataConfig) -> Iterat
         yield f"The labels are out of balance ({shares}): the rare ones will be learned least."
     if train["near_duplicates"] > 0.05 * train["rows"]:
         yield (
-            f"{train['near_duplicates']} training rows are nearly like another one: they count "
-            "several times in the loss. Remove them, unless that is meant."
+            f"{_many(train['near_duplicates'], 'training row is', 'training rows are')} nearly "
+            "like another one: such rows count several times in the loss. Remove them, unless that "
+            "is meant."
         )
     if train["loss_share"] < 0.05:
         yield (
@@ -154,6 +159,10 @@ def _content_advice(report: Report, train: Report, config: DataConfig) -> Iterat
             f"Users write mostly {next(iter(asked))} script, assistants {next(iter(answered))}: "
             "make sure that this is meant."
         )
+
+
+def _many(count: int, one: str, more: str = "") -> str:
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def plan_advice(config: Config, steps: int, epochs: float, padding: float) -> list[str]:
@@ -171,13 +180,14 @@ def plan_advice(config: Config, steps: int, epochs: float, padding: float) -> li
         )
     if adam and optimizer.learning_rate * steps < LITTLE_WAY:
         found.append(
-            f"{steps} steps with optimizer.learning_rate={optimizer.learning_rate:g} hardly move "
-            "the adapter: take more steps, or a higher rate."
+            f"{_many(steps, 'step')} with optimizer.learning_rate={optimizer.learning_rate:g} "
+            f"hardly {'moves' if steps == 1 else 'move'} the adapter: take more steps, or a higher "
+            "rate."
         )
     if steps < FEW_STEPS:
         found.append(
-            f"{steps} steps are few: warm-up and decay take most of them. Raise train.epochs, or "
-            "lower memory_profile.grad_accumulation_steps."
+            f"{_many(steps, 'step is', 'steps are')} few: warm-up and decay take most of them. "
+            "Raise train.epochs, or lower memory_profile.grad_accumulation_steps."
         )
     if epochs > MANY_EPOCHS:
         found.append(

@@ -140,10 +140,15 @@ def _groups(weights: np.ndarray | None, rows: int) -> list[tuple[np.ndarray, int
     if weights is None or not rows:
         return [(np.arange(rows), rows)]
     return [
-        (chosen, max(1, round(float(weight) * len(chosen))))
+        (chosen, in_an_epoch(len(chosen), float(weight)))
         for weight in np.unique(weights)
         for chosen in [np.flatnonzero(weights == weight)]
     ]
+
+
+def in_an_epoch(rows: int, weight: float) -> int:
+    """How many times an epoch shows a row of so many that have this weight."""
+    return max(1, round(weight * rows)) if rows else 0
 
 
 def sequential(

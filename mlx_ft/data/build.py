@@ -19,9 +19,9 @@ from mlx_ft.data import duplicates, formats, hub, report, split
 from mlx_ft.data.chat import EncodedRow, EncodeOptions, Tokenizer, encode_rows, remark_notes
 from mlx_ft.data.encoded import SPLITS, Encoded, Parse, Row, Writer
 from mlx_ft.data.read import Quarantine, ReadStats, read
-from mlx_ft.data.rows import BadRow, Conversation, Fault, Record, RowError
+from mlx_ft.data.rows import BadRow, Conversation, CutOff, Fault, Record, RowError
 from mlx_ft.data.sources import Source, Sources
-from mlx_ft.data.tally import FaultLog, Tally, allowed, refusal
+from mlx_ft.data.tally import FaultLog, Tally, allowed, refusal, too_long
 from mlx_ft.errors import DataError
 
 logger = logging.getLogger("mlx_ft.data")
@@ -102,6 +102,7 @@ class _Pass:
         self.notes: list[str] = []
         self.remarks: Counter[str] = Counter()
         self.unsplit: str | None = None
+        self.cut_off = {"rows": 0, "longest": 0}  # longest: its tokens
         self.about = report.Collected(tuple(job.tokenizer.all_special_tokens))
         self._said = time.monotonic()
 
@@ -125,6 +126,8 @@ class _Pass:
             [*self.notes, *remark_notes(self.remarks, self.job.tokenizer)], digest,
         )  # fmt: skip
         content["unsplit"] = self.unsplit
+        content["cut_off"] = self.cut_off
+        content["recommendations"] += too_long(self.cut_off, self.faults.rows)
         (self.folder / "report.json").write_text(json.dumps(content, indent=1), "utf-8")
 
     def _source(self, index: int, source: Source, pool: ThreadPoolExecutor) -> None:
@@ -176,6 +179,9 @@ class _Pass:
             result = None if _set_aside(conversation) else next(results)
             if result is not None and self._unjudgeable(index, conversation):
                 result = RowError(Fault("unjudgeable", UNJUDGEABLE))
+            if isinstance(result, CutOff):
+                self.cut_off["rows"] += 1
+                self.cut_off["longest"] = max(self.cut_off["longest"], result.tokens)
             if isinstance(result, RowError):
                 self._reject(tally, _bad(conversation.record, result), result.found)
                 continue

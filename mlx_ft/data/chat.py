@@ -15,7 +15,7 @@ from mlx_ft.data import mask, overlong
 from mlx_ft.data.mask import Layout, Sample, Stage
 from mlx_ft.data.overlong import OVERLONG, Part
 from mlx_ft.data.render import PLAIN_TEMPLATE, Renderer, as_turn, template_text
-from mlx_ft.data.rows import Conversation, Fault, Message, Record, RowError
+from mlx_ft.data.rows import Conversation, CutOff, Fault, Message, Record, RowError
 from mlx_ft.data.tokens import Encoder, Tokenizer
 from mlx_ft.errors import DataError
 
@@ -82,7 +82,8 @@ def encode_rows(
 ) -> list[EncodedRow | RowError]:
     """Every row's examples, or why it cannot be used; some 500 rows at a time are fastest.
 
-    The error's codes: `template_refused`, `mask_in_doubt`, `no_assistant`, `no_target`, `overlong`.
+    The error's codes: `template_refused`, `mask_in_doubt`, `no_assistant`, `no_target`, `cut_off`,
+    `overlong`.
     """
     chat = _chat(tokenizer)
     plans = [_caught(chat.plan, row, options) for row in rows]
@@ -193,7 +194,7 @@ class _Chat:
             )
         if options.overlong == "drop" and cut:
             return EncodedRow((), "rejected", cut, "overlong", tuple(remarks))
-        raise RowError(_no_target(layouts, options.max_seq_length))
+        raise _nothing_left(layouts, options)
 
     def _parts(
         self, conversation: Conversation, sample: Sample, layout: Layout, options: EncodeOptions
@@ -252,13 +253,21 @@ def _example(conversation: Conversation, part: Part, endless: int) -> Example:
     )
 
 
-def _no_target(layouts: Sequence[Layout], size: int) -> Fault:
-    return Fault(
-        "no_target",
-        f"no target token is left: the row has {max(len(one.tokens) for one in layouts)} tokens, "
-        f"the first answer begins after {layouts[0].first_answer} tokens, "
-        f"memory_profile.max_seq_length is {size}",
+def _nothing_left(layouts: Sequence[Layout], options: EncodeOptions) -> RowError:
+    """Why a row has no target in what is kept of it."""
+    size, longest = options.max_seq_length, max(len(one.tokens) for one in layouts)
+    begins = [int(one.targets.argmax()) for one in layouts if one.targets.any()]
+    if longest <= size or not begins:
+        return RowError(Fault("no_target", "nothing in the row is to be learned"))
+    if options.overlong == "truncate_left":
+        where = f"no answer lies within the last {size} of its {longest} tokens"
+    else:
+        where = f"what is to be learned begins after {min(begins)} of its {longest} tokens"
+    fault = (
+        f"nothing to learn is left of the row: {where}; memory_profile.max_seq_length is {size} "
+        f"(data.overlong={options.overlong})"
     )
+    return CutOff(Fault("cut_off", fault), longest)
 
 
 def _caught(work: Callable[[S, EncodeOptions], T], of: S, options: EncodeOptions) -> T | RowError:

@@ -218,9 +218,9 @@ class Examples(Sequence[Tokens]):
     @overload
     def __getitem__(self, index: int) -> Tokens: ...
     @overload
-    def __getitem__(self, index: slice) -> Examples: ...
-    def __getitem__(self, index: int | slice) -> Tokens | Examples:
-        if isinstance(index, slice):
+    def __getitem__(self, index: slice | np.ndarray) -> Examples: ...
+    def __getitem__(self, index: int | slice | np.ndarray) -> Tokens | Examples:
+        if isinstance(index, (slice, np.ndarray)):
             return Examples(self._encoded, self._chosen[index])
         start, length = int(self._table["start"][index]), int(self._table["length"][index])
         part = slice(start, start + length)
@@ -254,9 +254,9 @@ class Conversations(Sequence[Conversation]):
     @overload
     def __getitem__(self, index: int) -> Conversation: ...
     @overload
-    def __getitem__(self, index: slice) -> Conversations: ...
-    def __getitem__(self, index: int | slice) -> Conversation | Conversations:
-        if isinstance(index, slice):
+    def __getitem__(self, index: slice | np.ndarray) -> Conversations: ...
+    def __getitem__(self, index: int | slice | np.ndarray) -> Conversation | Conversations:
+        if isinstance(index, (slice, np.ndarray)):
             return Conversations(self._encoded, self._chosen[index], self._paths, self._parse)
         with (self._encoded.folder / "rows.jsonl").open("rb") as file:
             return self._read(file, int(self._chosen[index]))

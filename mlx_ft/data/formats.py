@@ -56,6 +56,8 @@ FEEDBACK: Mapping[str, Mapping[str, bool]] = {
 }
 # Keys that mean something whatever the format; LLaMA-Factory calls its label `kto_tag`.
 NOT_SHAPE = ("label", "kto_tag", "kind")
+# What `data from-documents` says of a row beside its content: where it is from, and how good it is.
+PROVENANCE = ("source", "section", "quality", "quality_reasons")
 TOOL_KEYS = ("tools", "functions")
 
 
@@ -97,7 +99,8 @@ def unused_keys(
 ) -> list[str]:
     """The keys of a row, and of its turns, that nothing looks at.
 
-    `kind` is looked at: it groups the answers in `samples.jsonl`.
+    `kind` is looked at: it groups the answers in `samples.jsonl`. What `data from-documents`
+    writes of a row's origin (`PROVENANCE`) is there for people, and no surprise.
     """
     try:
         match = choose(fields, format, options.conversations_key)
@@ -106,6 +109,8 @@ def unused_keys(
     used = {*match.keys.values(), *NOT_SHAPE, *MEDIA}
     if match.format != "text":
         used.update(TOOL_KEYS)
+    if isinstance(fields.get("source"), str) and isinstance(fields.get("section"), list):
+        used.update(PROVENANCE)
     unused = [key for key in fields if key not in used]
     known = TURN_KEYS
     if match.format in ("conversations", "preference"):

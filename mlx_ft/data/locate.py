@@ -104,13 +104,13 @@ def _folder(folder: Path, given: str) -> Found:
     if not files:
         names = sorted(entry.name for entry in folder.iterdir())[:SHOWN]
         fault = (
-            f"the folder {given!r} ({folder.absolute()}) has no rows; expected files that end with "
+            f"the folder {_shown(folder, given)} has no rows; expected files that end with "
             f"{', '.join(SUFFIXES)}; it holds: {', '.join(names) or 'nothing'}"
         )
         found.faults.append(fault)
     elif not found.files.get("train") and not found.faults:
         names = [path.name for path in files][:SHOWN]
-        fault = f"the folder {given!r} ({folder.absolute()}) has no training file; it holds: "
+        fault = f"the folder {_shown(folder, given)} has no training file; it holds: "
         found.faults.append(fault + ", ".join(names))
     return found
 
@@ -204,8 +204,10 @@ def _hub(given: str, name: str, config: DataConfig) -> Found:
     try:
         paths = hub.split_paths(name, config.subset, config.revision)
     except hub.HubError as error:
-        where = "" if given.startswith(hub.PREFIX) else f" is not here ({Path(given).absolute()})"
-        fault = f"{given!r}{where and where + ', and'} cannot be had from the hub: {error}"
+        what = repr(given)
+        if not given.startswith(hub.PREFIX):
+            what = f"no file or folder {_shown(Path(given), given)}, and it"
+        fault = f"{what} cannot be had from the hub: {error}"
         return Found(faults=[fault])
     found = Found(notes=[f"{hub.PREFIX}{name} is read from the hub."])
     for split, path in paths.items():
@@ -221,14 +223,19 @@ def _hub(given: str, name: str, config: DataConfig) -> Found:
 
 
 def _missing(path: Path, given: str) -> Found:
-    return Found(faults=[f"no file or folder {given!r} ({path.absolute()}). {_near(path)}"])
+    return Found(faults=[f"no file or folder {_shown(path, given)}. {_near(path)}"])
+
+
+def _shown(path: Path, given: str) -> str:
+    """A path with the place it was looked up from, which an absolute one has in itself."""
+    return repr(str(path)) if path.is_absolute() else f"{given!r} in {Path.cwd()}"
 
 
 def _near(path: Path) -> str:
     """What is there instead."""
     folder = path.absolute().parent
     if not folder.is_dir():
-        return f"The folder {folder} does not exist"
+        return f"There is no folder {path.parent}"
     names = sorted(entry.name for entry in folder.iterdir())
     near = difflib.get_close_matches(path.name, names, n=3)
     if near:

@@ -61,7 +61,6 @@ class Layout(NamedTuple):
     tokens: list[int]
     targets: np.ndarray
     endless: int
-    first_answer: int
 
 
 def samples(renderer: Renderer, conversation: Conversation, train_on: str) -> list[Sample]:
@@ -219,8 +218,7 @@ def _layout(tokens: list[int], answers: list[Answer], sample: Sample) -> Layout:
             continue
         endless += not stops
     targets[:1] = False  # nothing predicts the first token
-    first = next((answer.start for answer in answers if answer.end > 1), len(tokens))
-    return Layout(tokens, targets, endless, first)
+    return Layout(tokens, targets, endless)
 
 
 def _extend(tokens: list[int], settled: int, text: str, longer: str, encoder: Encoder) -> list[int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_ft.config.schema import DataConfig
 from mlx_ft.data import advice, sources
+from mlx_ft.data.batch import in_an_epoch
 from mlx_ft.data.duplicates import Groups
 from mlx_ft.data.encoded import SPLITS, Encoded, Examples
 from mlx_ft.data.rows import Conversation
@@ -128,6 +129,7 @@ def make(
         "first_faults": faults.shown(),
         "max_seq_length": max_seq_length,
         "splits": {name: _split(found, encoded, name, groups, labels) for name in SPLITS},
+        "epoch": _epoch(found, encoded.of("train")),
         "overlap": _overlap(found, encoded, groups),
         "roles": dict(collected.roles),
         "scripts": collected.script_shares(),
@@ -167,6 +169,26 @@ def _split(
         "truncated_tokens": int(rows["truncated"].sum()),
         **token_stats(examples),
     }
+
+
+def _epoch(found: sources.Sources, train: Examples) -> list[dict[str, Any]]:
+    """Of each training file: its examples, and how many an epoch shows of them.
+
+    exact: False where files share a weight such as 0.5, so that their shares vary by an example
+    or two between epochs.
+    """
+    counts = np.bincount(train.sources, minlength=len(found.all)).tolist()
+    used = Counter(source.weight for source, n in zip(found.train, counts, strict=False) if n)
+    return [
+        {
+            "path": str(source.path),
+            "weight": source.weight,
+            "examples": count,
+            "shown": in_an_epoch(count, source.weight),
+            "exact": used[source.weight] < 2 or float(source.weight).is_integer(),
+        }
+        for source, count in zip(found.train, counts, strict=False)
+    ]
 
 
 def token_stats(examples: Examples) -> dict[str, Any]:

@@ -34,7 +34,8 @@ FAULTS = {
     "lone_surrogate": "half of a surrogate pair is no character: write it in full",
     "control_character": "remove the character, or write what it stands for",
     "overlong": "raise memory_profile.max_seq_length, or choose another data.overlong",
-    "no_target": "raise memory_profile.max_seq_length, or choose another data.overlong",
+    "cut_off": "raise memory_profile.max_seq_length, or set data.overlong=truncate_left or drop",
+    "no_target": "give an answer the weight 1, or remove the row",
     "template_refused": "the chat template does not take these turns: mend them or the template",
     "mask_in_doubt": "remove white space at the borders of the turns, or use another template",
     "unjudgeable": "end the row with an answer that data.metric can judge",
@@ -84,6 +85,14 @@ class RowError(DataError):
     def __init__(self, *found: Fault) -> None:
         self.found: Sequence[Fault] = found
         super().__init__("The row cannot be used.", [fault.sentence for fault in found])
+
+
+class CutOff(RowError):
+    """A row of which truncation leaves nothing to learn. tokens: those of the whole row."""
+
+    def __init__(self, fault: Fault, tokens: int) -> None:
+        self.tokens = tokens
+        super().__init__(fault)
 
 
 @dataclass(frozen=True)

@@ -98,14 +98,16 @@ class FaultLog:
         return [*self._in_order, *([f"... and {more} more"] if more else [])]
 
 
-def refusal(faulty: int, rows: int, max_errors: int | str, shown: Sequence[str]) -> DataError:
-    """What to raise when there are more faulty rows than allowed."""
+def refusal(
+    faulty: int, rows: int, max_errors: int | str, shown: Sequence[str], hint: str = ""
+) -> DataError:
+    """What to raise when there are more faulty rows than allowed. hint: a sentence more."""
     limit = "" if max_errors == 0 else f", more than data.max_errors={max_errors} allows"
     plural = "row is" if rows == 1 else "rows are"
     return DataError(
         f"{faulty} of {rows} {plural} faulty{limit}. Mend them, or leave them out with "
         "data.max_errors=N or a share such as 5%; `mlx-ft validate` with the same arguments "
-        "writes the whole report and a file of the faulty rows.",
+        f"writes the whole report and a file of the faulty rows.{hint and ' '}{hint}",
         shown,
     )
 
@@ -123,7 +125,8 @@ def refused(report: Mapping[str, Any], max_errors: int | str) -> DataError | Non
     counts = report["rows"]
     faulty = counts["rejected"] - counts["dropped"]
     if faulty > allowed(max_errors, counts["rows"]):
-        return refusal(faulty, counts["rows"], max_errors, report["first_faults"])
+        shown, hint = report["first_faults"], " ".join(too_long(report["cut_off"], faulty))
+        return refusal(faulty, counts["rows"], max_errors, shown, hint)
     if short := cut_short(report):
         return DataError(
             "Not all of the data can be read, and data.max_errors is about rows, not files.", short
@@ -138,6 +141,23 @@ def refused(report: Mapping[str, Any], max_errors: int | str) -> DataError | Non
             "as undesirable. Give rows to learn from."
         )
     return DataError(report["unsplit"]) if report["unsplit"] else None
+
+
+def too_long(cut_off: Mapping[str, int], faulty: int) -> list[str]:
+    """What to do about rows that have no fault but their length, if there are any.
+
+    cut_off: how many of the faulty rows these are, and the tokens of the longest.
+    """
+    if not (rows := cut_off["rows"]):
+        return []
+    which = f"{rows} of the {faulty} faulty rows {'is' if rows == 1 else 'are'}"
+    if rows == faulty:
+        which = "The faulty row is" if rows == 1 else "The faulty rows are"
+    return [
+        f"{which} only too long: memory_profile.max_seq_length={cut_off['longest']} takes "
+        "everything, data.overlong=truncate_left keeps the ends of such rows, where the answers "
+        "are, and data.overlong=drop leaves them out and counts them."
+    ]
 
 
 def cut_short(report: Mapping[str, Any]) -> list[str]:

@@ -7,8 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from mlx_ft.data import seams
 from mlx_ft.data.rows import Fault, RowError
 
+LONG = 2 * seams.PART  # characters: longer pieces are encoded in parts
+TOGETHER = 2_000_000  # characters encoded in one call, at about 150 bytes of memory for each
+LOOKED_AT = 20_000  # characters of the longest text, to see whether cutting changes nothing
 PROBE = "a b\nc é {0}a b\n c {0} d{0}\n"
 
 
@@ -40,7 +44,7 @@ class Encoder:
     """A tokenizer with what is known of its tokens.
 
     A text is cut before control tokens, where every tokenizer cuts it too, so that what rows and
-    their prompts share is encoded once; `prefetch` encodes the pieces of many texts in one call.
+    their prompts share is encoded once; `prefetch` encodes the pieces of many texts together.
     """
 
     def __init__(self, tokenizer: Tokenizer, rendered: str = "") -> None:
@@ -48,6 +52,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self._backend = _backend(tokenizer)
         self._cut = self._cutter(rendered)
+        self._seams = None if self._backend is None else seams.find(self._backend)
         self._known: dict[str, list[int]] = {}
         self._split: dict[str, list[str]] = {}
         self._control: dict[int, bool] = {}
@@ -57,17 +62,17 @@ class Encoder:
         self.adds_bos = self.bos is not None and plain[:1] == [self.bos]
 
     def prefetch(self, texts: Iterable[str]) -> None:
-        """Encode the pieces of `texts` in one call, and forget those of the call before."""
+        """Encode the pieces of `texts` together, and forget those of the call before."""
         texts = list(texts)
         self._known, self._split = {}, {}
         if self._backend is None or not texts:
             return
-        self._known = self._batch(texts)
-        longest = max(texts, key=len)
+        self._known = self._batch(self._all_pieces(texts))
+        longest = max(texts, key=len)[:LOOKED_AT]
         whole = self._backend.encode(longest, add_special_tokens=False).ids
         if self.plain(longest) != whole:  # cutting does change something after all
-            self._cut, self._split = None, {}
-            self._known = self._batch(texts)
+            self._cut = None
+            self._known = self._batch(self._all_pieces(texts))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered text, with exactly one BOS if the tokenizer or it has one."""
@@ -132,6 +137,8 @@ class Encoder:
         known = self._known.get(piece)
         if known is not None:
             return known
+        if self._seams is not None and len(piece) > LONG:
+            return self._batch([piece])[piece]
         return self.tokenizer.encode(piece, add_special_tokens=False)
 
     def _pieces(self, text: str) -> list[str]:
@@ -139,6 +146,11 @@ class Encoder:
             return [text]
         known = self._split.get(text)
         return known or [piece for piece in self._cut.split(text) if piece] or [text]
+
+    def _all_pieces(self, texts: Iterable[str]) -> list[str]:
+        self._split = {}
+        self._split = {text: self._pieces(text) for text in texts}
+        return list({piece: None for split in self._split.values() for piece in split})
 
     def _cutter(self, rendered: str) -> re.Pattern[str] | None:
         """Matches before the control tokens of `rendered`, if cutting there changes nothing."""
@@ -159,11 +171,31 @@ class Encoder:
             return None
         return re.compile(f"(?={'|'.join(map(re.escape, controls))})")
 
-    def _batch(self, texts: list[str]) -> dict[str, list[int]]:
-        self._split = {text: self._pieces(text) for text in texts}
-        pieces = list({piece: None for split in self._split.values() for piece in split})
-        encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
-        return {piece: encoding.ids for piece, encoding in zip(pieces, encodings, strict=True)}
+    def _batch(self, pieces: Iterable[str]) -> dict[str, list[int]]:
+        """The tokens of each piece. Long ones go in parts, no more than `TOGETHER` at a time."""
+        found: dict[str, list[int]] = {piece: [] for piece in pieces}
+        held: list[tuple[str, str]] = []  # the piece, and a part of it
+        size = 0
+        for piece in found:
+            for part in self._parts(piece):
+                held.append((piece, part))
+                size += len(part)
+                if size >= TOGETHER:
+                    self._encode(held, found)
+                    held, size = [], 0
+        self._encode(held, found)
+        return found
+
+    def _parts(self, piece: str) -> Iterable[str]:
+        if self._seams is None or len(piece) <= LONG:
+            return [piece]
+        return seams.parts(piece, self._seams)
+
+    def _encode(self, held: Sequence[tuple[str, str]], found: dict[str, list[int]]) -> None:
+        parts = [part for _, part in held]
+        encodings = self._backend.encode_batch_fast(parts, add_special_tokens=False)
+        for (piece, _), encoding in zip(held, encodings, strict=True):
+            found[piece] += encoding.ids
 
 
 def _backend(tokenizer: Tokenizer) -> Any:

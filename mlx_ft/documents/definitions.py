@@ -132,7 +132,10 @@ def _term(entry: Entry, block: Block, section: Section) -> Iterator[Candidate]:
     if len(lead.split()) > 5 or lead.split()[0].lower() in VERBS:
         return
     why = "list item of the form term: description"
-    answer = f"{lead}: {_full(entry.text)}"
+    text = _full(entry.text)
+    if entry.more and entry.text.endswith(":"):
+        text = text[:-1] + ":"  # it goes on
+    answer = entry.followed(f"{lead}: {text}")
     if re.fullmatch(r"`[^`]+`", lead):
         ask, score = f"what is {_called(lead)}?", 0.9
     elif lead[0].isupper() and re.match(

@@ -18,6 +18,8 @@ from mlx_ft.documents.sections import (
     Document,
     Outline,
     code,
+    item,
+    list_of,
     listing,
     paragraph,
     strip_marks,
@@ -123,17 +125,14 @@ def _block(tag: Tag, outline: Outline) -> None:
 
 
 def _list(tag: Tag, outline: Outline, place: str) -> None:
-    raws, more = [], False
-    for item in tag.find_all("li", recursive=False):
-        deeper = item.find(["ul", "ol", "pre", "table"])
-        more |= deeper is not None or len(item.find_all("p")) > 1
-        if isinstance(deeper, Tag):
-            for inner in item.find_all(["ul", "ol", "pre", "table"]):
-                inner.extract()
-        raws.append(_inside(item))
-    block = listing(raws, place, ordered=tag.name == "ol", more=more)
-    if block.entries:
-        outline.add(block)
+    entries = []
+    for one in tag.find_all("li", recursive=False):
+        inside = Outline(outline.file, outline.format)
+        _blocks(one, inside)
+        outline.warnings += inside.warnings
+        entries.append(item(inside.document()))
+    if found := [entry for entry in entries if entry]:
+        outline.add(list_of(found, place, ordered=tag.name == "ol"))
 
 
 def _terms(tag: Tag, outline: Outline, place: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
@@ -17,7 +17,8 @@ from mlx_ft.documents.sections import (
     Document,
     Outline,
     code,
-    listing,
+    item,
+    list_of,
     paragraph,
     strip_marks,
     table,
@@ -35,7 +36,7 @@ def read_markdown(text: str, file: str) -> Document:
     outline = Outline(file, "markdown")
     title, body = _front_matter(text)
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
-    _blocks(SyntaxTreeNode(parser.parse(_plain(body))), outline, 1)
+    _blocks(SyntaxTreeNode(parser.parse(_plain(body))).children, outline, 1)
     return outline.document(title)
 
 
@@ -65,16 +66,16 @@ def _plain(text: str) -> str:
     return "\n".join(lines)
 
 
-def _blocks(parent: SyntaxTreeNode, outline: Outline, first: int) -> None:
-    """Add the blocks below a node. first: the line at which its text begins."""
-    for node in parent.children:
+def _blocks(nodes: Sequence[SyntaxTreeNode], outline: Outline, first: int) -> None:
+    """Add blocks. first: the line at which their text begins."""
+    for node in nodes:
         place = str((node.map[0] if node.map else 0) + first)
         if node.type == "heading":
             outline.heading(int(node.tag[1]), _inline(node), place)
         elif node.type == "paragraph":
             outline.add(paragraph(_inline(node), place))
         elif node.type in ("bullet_list", "ordered_list"):
-            _list(node, outline, place)
+            _list(node, outline, place, first)
         elif node.type == "fence":
             _fence(node, outline, int(place))
         elif node.type == "code_block":
@@ -82,7 +83,7 @@ def _blocks(parent: SyntaxTreeNode, outline: Outline, first: int) -> None:
         elif node.type == "table":
             outline.add(table(list(_rows(node)), place))
         elif node.type == "blockquote":
-            _blocks(node, outline, first)
+            _blocks(node.children, outline, first)
         elif node.type == "html_block" and _has_words(node.content):
             outline.warnings.append(f"line {place}: raw HTML left out")
 
@@ -101,7 +102,7 @@ def _fence(node: SyntaxTreeNode, outline: Outline, place: int) -> None:
         outline.add(code(node.content, str(place), (language[0] if language else "").lower()))
     elif directive[1] in ADMONITIONS:
         inner = MarkdownIt("commonmark").parse(re.sub(r"(?m)^:\w+:.*$", "", node.content))
-        _blocks(SyntaxTreeNode(inner), outline, place + 1)
+        _blocks(SyntaxTreeNode(inner).children, outline, place + 1)
     elif directive[1] in ("code", "code-block", "sourcecode", "doctest"):
         body = re.sub(r"\A(?::\w+:.*\n|\s*\n)+", "", node.content)
         outline.add(code(body, str(place), info[directive.end() :].strip().lower()))
@@ -109,15 +110,15 @@ def _fence(node: SyntaxTreeNode, outline: Outline, place: int) -> None:
         outline.warnings.append(f"line {place}: directive {{{directive[1]}}} left out")
 
 
-def _list(node: SyntaxTreeNode, outline: Outline, place: str) -> None:
-    raws, more = [], False
-    for item in node.children:
-        first = item.children[0] if item.children else None
-        raws.append(_inline(first) if first is not None and first.type == "paragraph" else "")
-        more |= len(item.children) > 1
-    block = listing(raws, place, ordered=node.type == "ordered_list", more=more)
-    if block.entries:
-        outline.add(block)
+def _list(node: SyntaxTreeNode, outline: Outline, place: str, first: int) -> None:
+    entries = []
+    for one in node.children:
+        inside = Outline(outline.file, outline.format)
+        _blocks(one.children, inside, first)
+        outline.warnings += inside.warnings
+        entries.append(item(inside.document()))
+    if found := [entry for entry in entries if entry]:
+        outline.add(list_of(found, place, ordered=node.type == "ordered_list"))
 
 
 def _rows(node: SyntaxTreeNode) -> Iterator[list[str]]:

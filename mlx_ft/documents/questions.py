@@ -75,7 +75,7 @@ def questions(section: Section, title: str, names: frozenset[str]) -> Iterator[C
             asked = _ask(entry.lead, section, names) if _clause(entry.lead) else None
             if asked and not entry.lost and not entry.lead.startswith("`"):
                 ask, score, why = asked
-                text = entry.text[:1].upper() + entry.text[1:]
+                text = entry.followed(entry.text[:1].upper() + entry.text[1:])
                 why = why.replace("heading", "bold lead-in")
                 if ask.startswith("what should one know"):  # it may be a clause as well
                     ask = f'explain the point "{entry.lead.rstrip(".")}".'

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 # Marks that readers put around inline text; private-use characters, stripped from the input.
 BOLD, END_BOLD, LINK, END_LINK, LOST = "\ue000", "\ue001", "\ue002", "\ue003", "\ue004"
@@ -18,20 +20,27 @@ class Entry:
     """Inline text. text: without the lead. lead: the bold words or code term it begins with.
 
     linked: share of its words that are links. lost: something inside it has no text, such as a
-    picture in the middle of a sentence.
+    picture in the middle of a sentence. more: of a list's item, what follows the first paragraph,
+    as Markdown.
     """
 
     text: str
     lead: str = ""
     linked: float = 0.0
     lost: bool = False
+    more: str = ""
 
     @property
     def whole(self) -> str:
-        """Lead and text together, as Markdown."""
+        """Lead, text and what follows together, as Markdown."""
         if not self.lead or not self.text:
-            return self.lead or self.text
-        return f"{self.lead}{'' if self.lead[-1] in '.!?:' else ':'} {self.text}"
+            return self.followed(self.lead or self.text)
+        return self.followed(f"{self.lead}{'' if self.lead[-1] in '.!?:' else ':'} {self.text}")
+
+    def followed(self, text: str) -> str:
+        """A text for the entry's own, and what follows it."""
+        between = "\n" if re.match(r"(?:-|1\.) ", self.more) else "\n\n"  # a list may be close
+        return f"{text}{between}{self.more}" if text and self.more else text or self.more
 
 
 @dataclass(frozen=True)
@@ -174,13 +183,35 @@ def paragraph(raw: str, place: str) -> Block | None:
 
 def listing(raws: list[str], place: str, *, ordered: bool = False, more: bool = False) -> Block:
     """A list from the inline texts of its items. more: items held further blocks, left out."""
-    entries = [found for raw in raws if (found := entry(raw))]
-    lines = [
-        f"{f'{n}.' if ordered else '-'} {found.whole}" for n, found in enumerate(entries, start=1)
-    ]
-    if more:
-        entries = [Entry(e.text, e.lead, e.linked, lost=True) for e in entries]
+    block = list_of([found for raw in raws if (found := entry(raw))], place, ordered=ordered)
+    return replace(block, entries=tuple(replace(e, lost=e.lost or more) for e in block.entries))
+
+
+def list_of(entries: Sequence[Entry], place: str, *, ordered: bool = False) -> Block:
+    """A list from its entries."""
+    lines = []
+    for number, one in enumerate(entries, start=1):
+        mark = f"{number}. " if ordered else "- "
+        lines.append(mark + textwrap.indent(one.whole, " " * len(mark))[len(mark) :])
     return Block("list", "\n".join(lines), place, tuple(entries))
+
+
+def item(inside: Document) -> Entry | None:
+    """What was read inside a list's item, as one entry; None when nothing is in it."""
+    blocks = []
+    for section in inside.sections:
+        blocks += [found for found in (paragraph(t, "") for t in section.titles[-1:]) if found]
+        blocks += section.blocks
+    if not blocks:
+        return None
+    head = blocks[0].entries[0] if blocks[0].kind == "paragraph" else Entry("")
+    rest = blocks[1:] if head.text else blocks
+    return replace(
+        head,
+        linked=max([head.linked, *(one.linked for block in rest for one in block.entries)]),
+        lost=head.lost or any(block.lost for block in rest),
+        more="\n\n".join(block.markdown for block in rest),
+    )
 
 
 def code(text: str, place: str, language: str = "") -> Block | None:

@@ -19,6 +19,7 @@ def context_tags(folder: Path) -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "python.version": platform.python_version(),
         "platform": platform.platform(),
+        "mlx_ft.host": platform.node(),
     }
     try:
         tags["mlflow.user"] = getpass.getuser()

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from mlx_ft.tracking.uri import database_file
+from mlx_ft.tracking.uri import SQLITE, database_file
 
 logger = logging.getLogger("mlx_ft.tracking")
 
@@ -25,6 +25,12 @@ PARAMS_PER_CALL = 100
 DIGEST_LENGTH = 12  # shown beside the name in lists of runs; MLflow takes up to 36
 TABLES_TAG = "mlflow.loggedArtifacts"  # which artifacts the UI offers as tables
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # how the UI presents it
+JOURNAL_TAG = "mlx_ft.journal"  # finds a run whose id was lost
+FOLDER_TAG = "mlx_ft.run_dir"
+HOST_TAG = "mlx_ft.host"
+REASON_TAG = "mlx_ft.end_reason"
+UNWRITTEN_TAG = "mlx_ft.unwritten_points"
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")
 
 # Defaults for what the user has not set. MLflow's own are 7 retries of 120 seconds.
 ENVIRONMENT = {
@@ -58,9 +64,12 @@ class MlflowStore:
         client = _import_client(with_database=database is not None)
         # Four processes that migrate a fresh database at once crash: one after the other.
         with _exclusive(database):
+            if database is not None and artifact_root is not None and not database.exists():
+                _make_database(database, artifact_root)
             self._client = client(tracking_uri=uri, registry_uri=uri)
             self._experiment_id = self._experiment(experiment_name, artifact_root)
         self._tables: dict[str, list[str]] = {}
+        self.remote = database is None  # an answer may be lost on the way
 
     def _experiment(self, name: str, artifact_root: str | None) -> str:
         experiment = self._client.get_experiment_by_name(name)
@@ -77,6 +86,47 @@ class MlflowStore:
             self._experiment_id, start_time=time, tags=dict(tags), run_name=name
         )
         return str(run.info.run_id)
+
+    def runs_of(self, journal: str) -> list[str]:
+        """The runs that were created for a journal, the oldest first: a lost answer makes two."""
+        found = self._client.search_runs(
+            [self._experiment_id],
+            filter_string=f"tags.`{JOURNAL_TAG}` = '{journal}'",
+            order_by=["attributes.start_time ASC"],
+        )
+        return sorted(str(run.info.run_id) for run in found)
+
+    def lifecycle(self, run_id: str) -> str | None:
+        """`active`, `deleted` (in MLflow's trash), or None: there is no such run."""
+        run = self._run(run_id)
+        return None if run is None else str(run.info.lifecycle_stage)
+
+    def reopen(self, run_id: str) -> bool:
+        """Show the run as RUNNING again, from the trash too. False: there is no such run."""
+        run = self._run(run_id)
+        if run is None:
+            return False
+        if run.info.lifecycle_stage != "active":
+            logger.info("The MLflow run %s was deleted: it is restored.", run_id)
+            self._client.restore_run(run_id)
+        self._client.update_run(run_id, "RUNNING")
+        self.untag(run_id, REASON_TAG, UNWRITTEN_TAG)
+        return True
+
+    def discard(self, run_id: str) -> None:
+        """Delete a run that nobody writes to."""
+        self._client.delete_run(run_id)
+
+    def _run(self, run_id: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return run
 
     def params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Write parameters, whose keys and values MLflow accepts."""
@@ -104,6 +154,11 @@ class MlflowStore:
         """Set a tag."""
         self._client.set_tag(run_id, key, value)
 
+    def untag(self, run_id: str, *keys: str) -> None:
+        """Remove those of the tags that are set."""
+        for key in self._client.get_run(run_id).data.tags.keys() & set(keys):
+            self._client.delete_tag(run_id, key)
+
     def text(self, run_id: str, text: str, file: str) -> None:
         """Write a text artifact."""
         self._client.log_text(run_id, text, file)
@@ -112,7 +167,10 @@ class MlflowStore:
         """Write rows as a JSON artifact that the UI shows as a table."""
         content = {"columns": columns, "data": data}
         self.text(run_id, json.dumps(content, ensure_ascii=False, allow_nan=False), file)
-        files = self._tables.setdefault(run_id, [])
+        if run_id not in self._tables:  # an earlier process may have written others
+            before = self._client.get_run(run_id).data.tags.get(TABLES_TAG, "[]")
+            self._tables[run_id] = [entry["path"] for entry in json.loads(before)]
+        files = self._tables[run_id]
         if file not in files:
             files.append(file)
         tables = [{"path": name, "type": "table"} for name in files]
@@ -148,9 +206,28 @@ class MlflowStore:
         tags = [InputTag("mlflow.data.context", context)]
         self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 
-    def close(self, run_id: str, status: str) -> None:
-        """End the run: FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(run_id, status)
+    def close(self, run_id: str, status: str, time: int) -> None:
+        """End the run: FINISHED, FAILED or KILLED. time: milliseconds since 1970."""
+        self._client.set_terminated(run_id, status, time)
+
+    def running(self, host: str) -> dict[str, str]:
+        """The runs of a machine that are shown as RUNNING, with the folders that they write to."""
+        filter_string = f"attributes.status = 'RUNNING' and tags.`{HOST_TAG}` = '{host}'"
+        found, token = dict[str, str](), None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id], filter_string=filter_string, page_token=token
+            )
+            folders = ((str(run.info.run_id), run.data.tags.get(FOLDER_TAG)) for run in page)
+            found |= {run_id: folder for run_id, folder in folders if folder}
+            if not (token := page.token):
+                return found
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the store works and will not take this, now or later."""
+    local = isinstance(error, (FileNotFoundError, NotADirectoryError, UnicodeError))
+    return local or getattr(error, "error_code", None) in REFUSALS  # MlflowException
 
 
 def _import_client(with_database: bool) -> Any:
@@ -164,7 +241,21 @@ def _import_client(with_database: bool) -> Any:
     # What fails is raised to us and said once; the migration's progress is nobody's business.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry
     return MlflowClient
+
+
+def _make_database(database: Path, artifact_root: str) -> None:
+    """Make an empty database that appears whole: SQLite's tables are made one by one, and half
+    of them, which a killed process would leave, can neither be used nor completed.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    partial = database.with_name(f".{database.name}.partial")
+    for name in (partial.name, f"{partial.name}-journal"):
+        partial.with_name(name).unlink(missing_ok=True)
+    SqlAlchemyStore(f"{SQLITE}{partial}", artifact_root).engine.dispose()
+    partial.replace(database)
 
 
 @contextmanager

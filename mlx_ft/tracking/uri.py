@@ -7,6 +7,7 @@ import re
 import sqlite3
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from mlx_ft.config.schema import Config, PathsConfig, TrackingConfig
@@ -22,6 +23,19 @@ def store_uri(tracking: TrackingConfig, paths: PathsConfig) -> str:
     if tracking.uri.startswith(SQLITE):
         return f"{SQLITE}{_absolute(tracking.uri.removeprefix(SQLITE))}"
     return tracking.uri
+
+
+def from_there(
+    tracking: TrackingConfig, paths: PathsConfig, start: Path
+) -> tuple[TrackingConfig, PathsConfig]:
+    """The two with relative places counted from the folder `start`, if it is still there."""
+    if not start.is_dir():
+        return tracking, paths
+    folder = str(start / Path(paths.tracking_dir).expanduser())
+    uri = tracking.uri
+    if uri is not None and uri.startswith(SQLITE):
+        uri = f"{SQLITE}{start / Path(uri.removeprefix(SQLITE)).expanduser()}"
+    return replace(tracking, uri=uri), replace(paths, tracking_dir=folder)
 
 
 def tracking_uri(config: Config) -> str:
@@ -84,15 +98,23 @@ def ui_page(config: Config, host: str, port: int) -> str:
     return f"http://{host}:{port}/#/{page}?workflowType=machine_learning"
 
 
+def has_running(uri: str) -> bool:
+    """Whether an SQLite database shows a run as RUNNING, of any experiment."""
+    return _first(uri, "select 1 from runs where status = ?", "RUNNING") is not None
+
+
 def _experiment_id(uri: str, name: str) -> int | None:
+    return _first(uri, "select experiment_id from experiments where name = ?", name)
+
+
+def _first(uri: str, query: str, value: str) -> int | None:
     """Read with sqlite3: importing mlflow costs seconds. None: not there, or not SQLite."""
     database = database_file(uri)
     if database is None or not database.is_file():
         return None
-    query = "select experiment_id from experiments where name = ?"
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-            row = connection.execute(query, (name,)).fetchone()
+            row = connection.execute(query, (value,)).fetchone()
     except sqlite3.Error:
         return None
     return int(row[0]) if row else None

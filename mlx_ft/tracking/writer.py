@@ -1,8 +1,9 @@
-"""The thread that writes what the training noted.
+"""The thread that writes what the journal holds.
 
-The training appends to a list and goes on. The thread opens the run (importing mlflow takes
-seconds) and writes whatever was noted, at each request; what could not be written is kept and
-tried again at the next one. A failure is one warning, never an exception in the training.
+The training notes things in the journal and goes on. The thread opens the run (importing mlflow
+takes seconds) and writes whatever is noted, at each request; what could not be written stays in
+the journal and is tried again at the next one. A failure is one warning, never an exception in
+the training.
 """
 
 from __future__ import annotations
@@ -10,59 +11,43 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from queue import SimpleQueue
 
-from mlx_ft.tracking.store import MlflowStore, Point
+from mlx_ft.tracking.journal import Journal
+from mlx_ft.tracking.records import Metrics, Record, describe
+from mlx_ft.tracking.replay import write, write_points
+from mlx_ft.tracking.store import MlflowStore, is_refusal
 from mlx_ft.tracking.uri import without_password
 
 logger = logging.getLogger("mlx_ft.tracking")
 
 REASON_LENGTH = 300
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """Something to be written: what it is, in words, and how. points: metric values in it."""
-
-    what: str
-    write: Callable[[MlflowStore, str], None]
-    points: int = 0
+OUTAGE = 2  # failures in a row; one may be the fault of what is written
 
 
 class Writer:
-    """Writes entries and points to one run, in order.
+    """Writes what is pending in the journal to one run, in order.
 
     open_run: connects and opens the run, and returns both; called in the thread, again at the
     next request when it failed. where: the store's name in messages.
     """
 
-    def __init__(self, open_run: Callable[[], tuple[MlflowStore, str]], where: str) -> None:
+    def __init__(
+        self, journal: Journal, open_run: Callable[[], tuple[MlflowStore, str]], where: str
+    ) -> None:
+        self._journal = journal
         self._open_run = open_run
         self._where = where
         self._run: tuple[MlflowStore, str] | None = None
-        self._lock = threading.Lock()  # guards the two lists of what is not written yet
-        self._entries: list[Entry] = []
-        self._points: list[Point] = []
         self._requests: SimpleQueue[threading.Event | None] = SimpleQueue()
         self._last_request = threading.Event()
         self._last_request.set()
         self._tried_to_open = threading.Event()
         self.failure: str | None = None  # why the last attempt failed; None: all is well
         # A daemon: a store that hangs must not keep the process alive.
-        threading.Thread(target=self._serve, name="mlx-ft-tracking", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="mlx-ft-tracking", daemon=True)
+        self._thread.start()
         self._requests.put(threading.Event())  # open the run now
-
-    def add(self, entry: Entry) -> None:
-        """Note an entry."""
-        with self._lock:
-            self._entries.append(entry)
-
-    def add_points(self, points: list[Point]) -> None:
-        """Note metric values."""
-        with self._lock:
-            self._points += points
 
     def write(self, seconds: float) -> bool:
         """Write what was noted; wait at most so long. False: not done yet, or not all of it.
@@ -85,31 +70,20 @@ class Writer:
 
     def run_id(self, seconds: float) -> str | None:
         """The run's id; waits at most so long for the first attempt to open it."""
-        self._tried_to_open.wait(seconds)
-        return self._run[1] if self._run else None
-
-    @property
-    def unwritten_points(self) -> int:
-        """Metric values noted and not written."""
-        with self._lock:
-            return len(self._points) + sum(entry.points for entry in self._entries)
-
-    @property
-    def unwritten(self) -> list[str]:
-        """Entries noted and not written, in words; without metric values."""
-        with self._lock:
-            return [entry.what for entry in self._entries if not entry.points]
+        if self._journal.state.run_id is None:
+            self._tried_to_open.wait(seconds)
+        return self._journal.state.run_id
 
     def _serve(self) -> None:
         while (request := self._requests.get()) is not None:
             self._write_all()
             request.set()
+        self._journal.close()
 
     def _write_all(self) -> None:
         failure = self._open()
         if self._run is not None:
-            for entry in self._noted():
-                failure = self._write(entry, *self._run) or failure
+            failure = self._write_pending(*self._run)
         if failure is None and self.failure is not None:
             logger.info("%s works again: everything noted since then is written.", self._where)
         self.failure = failure
@@ -125,26 +99,23 @@ class Writer:
             self._tried_to_open.set()
         return None
 
-    def _noted(self) -> list[Entry]:
-        with self._lock:
-            points, self._points = self._points, []
-            if points:
-                write = partial(_write_points, points)
-                self._entries.insert(0, Entry("metrics", write, len(points)))
-            return list(self._entries)
-
-    def _write(self, entry: Entry, store: MlflowStore, run_id: str) -> str | None:
-        try:
-            entry.write(store, run_id)
-        except Exception as error:
-            return self._failed(entry.what, error)
-        with self._lock:
-            self._entries.remove(entry)
-        return None
+    def _write_pending(self, store: MlflowStore, run_id: str) -> str | None:
+        """Write and acknowledge; returns the last failure. An outage ends the attempt."""
+        self._journal.sync()  # nothing is in the store that the journal could lose
+        failure, in_a_row = None, 0
+        for batch in batches(self._journal.pending()):
+            try:
+                write_batch(store, run_id, batch, self._journal)
+                in_a_row = 0
+            except Exception as error:
+                failure = self._failed(describe(batch[0][1]), error)
+                in_a_row += not is_refusal(error)
+                if in_a_row == OUTAGE:
+                    break
+        return failure
 
     def _failed(self, what: str, error: Exception) -> str:
-        lines = str(error).strip().splitlines() or [""]
-        reason = without_password(f"{type(error).__name__}: {lines[0][:REASON_LENGTH]}")
+        reason = in_words(error)
         if self.failure is None:
             logger.warning(
                 "%s did not take %s (%s). Training goes on; what is not written is kept and "
@@ -157,5 +128,49 @@ class Writer:
         return reason
 
 
-def _write_points(points: list[Point], store: MlflowStore, run_id: str) -> None:
-    store.metrics(run_id, points)
+Batch = list[tuple[int, Record]]  # numbered records: metrics, or one of another kind
+
+
+def batches(pending: Batch) -> list[Batch]:
+    """All metrics together, as one call of many is cheap; then the others one by one, in order."""
+    metrics = [entry for entry in pending if isinstance(entry[1], Metrics)]
+    others = [[entry] for entry in pending if not isinstance(entry[1], Metrics)]
+    return [metrics, *others] if metrics else others
+
+
+def write_batch(store: MlflowStore, run_id: str, batch: Batch, journal: Journal) -> None:
+    """Write a batch and acknowledge it; raises whatever the store raises.
+
+    A refusal may be the fault of one of many: then they are written one by one.
+    """
+    points = [record for _, record in batch if isinstance(record, Metrics)]
+    try:
+        if points:
+            write_points(store, run_id, points)
+        else:
+            write(store, run_id, batch[0][1], journal)
+    except Exception as error:
+        if len(batch) == 1 or not is_refusal(error):
+            raise
+        _write_apart(store, run_id, batch, journal)
+    else:
+        journal.acknowledge(run_id, [number for number, _ in batch])
+
+
+def _write_apart(store: MlflowStore, run_id: str, batch: Batch, journal: Journal) -> None:
+    refusal = None
+    for entry in batch:
+        try:
+            write_batch(store, run_id, [entry], journal)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            refusal = error
+    if refusal is not None:
+        raise refusal
+
+
+def in_words(error: Exception) -> str:
+    """One line on an error of the store, without passwords."""
+    lines = str(error).strip().splitlines() or [""]
+    return without_password(f"{type(error).__name__}: {lines[0][:REASON_LENGTH]}")

@@ -184,9 +184,9 @@ def test_an_environment_default_survives_the_round_trip(default, tmp_path, monke
 
 
 def test_nested_environment_lookups_keep_the_secret(monkeypatch):
-    monkeypatch.setenv("MLX_FT_SECRET", "'hunter2'")
+    monkeypatch.setenv("MLX_FT_SECRET", "'https://hunter2'")
     cfg = OmegaConf.create({"tracking": {"uri": "${oc.decode:${oc.env:MLX_FT_SECRET}}"}})
-    assert resolve(cfg).tracking.uri == "hunter2"
+    assert resolve(cfg).tracking.uri == "https://hunter2"
     assert "hunter2" not in str(public_dict(cfg))
 
 

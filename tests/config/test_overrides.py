@@ -80,6 +80,10 @@ def test_accepted(text):
         ("hydra.launcher._target_=os.mkdir", "_target_"),
         ("hydra/launcher='a b'", "name of a launcher"),
         ("hydra.run.dir=${oc.decode:x}", "refused"),
+        ("hydra.run.dir=", "expected a folder"),
+        ("hydra.run.dir=null", "expected a folder"),
+        ("hydra.run.dir=[a]", "expected a folder"),
+        ("hydra.run.dir=true", "expected a folder"),
         ("tracking.uri=${now:%Y}", "refused"),
         ("tracking.uri=${oc.decode:x}", "refused"),
         ("tracking.uri=${hydra.job.name}", "refused"),
@@ -156,6 +160,14 @@ def test_all_faults_come_together_and_a_key_counts_once():
         "seed=2",
         "lora.rank=-1",
     ]
+
+
+def test_a_long_or_unprintable_argument_is_shown_short_and_escaped():
+    [long] = faults(f"lora.rank={'x' * 10_000}")
+    assert "a whole number" in long
+    assert len(long) < 400
+    [control] = faults("lora.rank=\x1b[2J")
+    assert control.startswith("`lora.rank=\\x1b[2J`: ")
 
 
 def test_the_users_files_are_choices_too(tmp_path):

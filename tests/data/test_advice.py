@@ -17,6 +17,8 @@ def advice(rate=2e-4, steps=500, epochs=2.0, padding=0.1, name="adamw"):
         ({"rate": 1e-2}, "is high for LoRA with adamw"),
         ({"rate": 1e-6}, "hardly move the adapter"),
         ({"steps": 12}, "12 steps are few"),
+        ({"steps": 1, "rate": 2e-3}, "1 step is few"),
+        ({"steps": 40, "rate": 1e-6}, "40 steps with optimizer.learning_rate=1e-06 hardly move "),
         ({"epochs": 25.0}, "shown 25 times"),
         ({"padding": 0.4}, "40% of a batch is padding"),
     ],

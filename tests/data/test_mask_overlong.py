@@ -12,7 +12,8 @@ from mlx_ft.data.overlong import OVERLONG
 from mlx_ft.data.rows import RowError
 
 from .conftest import LLAMA3, THINKING_MARKED, chatml, conversation, unmarked
-from .test_mask import encoded, fault, parts
+from .test_mask import FOUR, encoded, fault, parts, weighted
+from .test_mask import said as turns
 
 SYSTEM = conversation("Sky?", "Blue.", "Grass?", "Green.", "Sea?", "Deep.", system="Short.")
 TEXT = conversation(text="The sky is blue, and the grass is green, as it always was.")
@@ -90,9 +91,27 @@ def test_right_may_leave_no_target(tokenizers):
     row = encoded(SYSTEM, tokenizer, size=first + 1)
     assert (row.status, int(row.examples[0].targets.sum())) == ("truncated", 1)
     code, sentence = fault(SYSTEM, tokenizer, size=first)
-    assert code == "no_target"
-    assert f"the row has {len(encoded(SYSTEM, tokenizer).examples[0].tokens)} tokens" in sentence
-    assert f"begins after {first} tokens, memory_profile.max_seq_length is {first}" in sentence
+    total = len(encoded(SYSTEM, tokenizer).examples[0].tokens)
+    assert code == "cut_off"
+    assert sentence == (
+        f"nothing to learn is left of the row: what is to be learned begins after {first} of its "
+        f"{total} tokens; memory_profile.max_seq_length is {first} (data.overlong=truncate_right)"
+    )
+
+
+def test_left_may_leave_no_target(tokenizers):
+    tokenizer = tokenizers["chatml"]
+    row = turns(("user", "a"), ("assistant", "b"), ("user", "c " * 40))
+    code, sentence = fault(row, tokenizer, size=30, overlong="truncate_left")
+    assert code == "cut_off"
+    assert "no answer lies within the last 30 of its" in sentence
+
+
+def test_an_answer_of_weight_0_is_not_what_is_to_be_learned(tokenizers):
+    row = weighted(FOUR, 1, 0, 1, 1, 1, 1)
+    first = int(encoded(row, tokenizers["chatml"]).examples[0].targets.argmax())
+    code, sentence = fault(row, tokenizers["chatml"], size=first)
+    assert (code, f"begins after {first} of" in sentence) == ("cut_off", True)
 
 
 said = st.lists(st.text("ab. é漢\n", min_size=1, max_size=40).filter(str.strip), min_size=2,
@@ -151,7 +170,7 @@ def test_every_row_is_kept_truncated_or_rejected(talks, size, overlong, train_on
     assert len(results) == len(rows)
     for result in results:
         if isinstance(result, RowError):
-            assert result.found[0].code in ("overlong", "no_target")
+            assert result.found[0].code in ("overlong", "cut_off")
         elif result.status == "rejected":
             assert (overlong, result.code, result.examples) == ("drop", "overlong", ())
         else:

@@ -131,3 +131,69 @@ def test_the_known_ids(v3):
     row = conversation("What is 2+2?", "4")
     tokens = [1, 3, 2592, 1117, 29473, 29518, 29574, 29518, 29572, 4, 29473, 29549, 2]
     assert encoded(row, v3).examples[0].tokens.tolist() == tokens
+
+
+# Of mistral-common 1.13.1, in its mode for training.
+JOINED = [
+    (
+        (("user", "What is 2+2?"), ("user", "Sure?"), ("assistant", "4")),
+        [1, 3, 2592, 1117, 29473, 29518, 29574, 29518, 29572, 781, 781, 22867, 29572, 4, 29473,
+         29549, 2],
+        3,
+    ),
+    (
+        (("system", "Be brief.\nBe kind."), ("user", "What is 2+2?"), ("user", " a"),
+         ("assistant", "4"), ("user", "Sure?"), ("user", "And 3+3?"), ("user", "c "),
+         ("assistant", "6")),
+        [1, 3, 2592, 1117, 29473, 29518, 29574, 29518, 29572, 781, 781, 1032, 4, 29473, 29549, 2,
+         3, 2507, 7585, 29491, 781, 4342, 2880, 29491, 781, 781, 22867, 29572, 781, 781, 3235,
+         29473, 29538, 29574, 29538, 29572, 781, 781, 29485, 29473, 4, 29473, 29552, 2],
+        3,
+    ),
+    (
+        (("user", "What is 2+2?"), ("assistant", "4 "), ("assistant", " Yes, 6. "),
+         ("user", "Sure?"), ("user", "And 3+3?"), ("assistant", "6")),
+        [1, 3, 2592, 1117, 29473, 29518, 29574, 29518, 29572, 4, 29473, 29549, 29473, 781, 781,
+         6360, 29493, 29473, 29552, 29491, 2, 3, 13643, 29572, 781, 781, 3235, 29473, 29538, 29574,
+         29538, 29572, 4, 29473, 29552, 2],
+        3,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("turns", "tokens", "learned"), JOINED)
+def test_turns_of_one_speaker_are_joined_as_mistral_common_does(turns, tokens, learned, v3):
+    row = encoded(said(*turns), v3)
+    last = row.examples[-1]
+    assert last.tokens.tolist() == tokens
+    assert last.targets[-learned:].all()
+    assert not last.targets[-learned - 1]
+    if len(row.examples) > 1:  # the answer before: its own tokens, up to its stop token
+        first = row.examples[0]
+        (stop,) = [i for i, token in enumerate(tokens[:-1]) if token == 2]
+        answer = first.tokens[first.targets].tolist()
+        assert answer == tokens[stop + 1 - len(answer) : stop + 1]
+
+
+CALL = {"id": "abcDEF123", "type": "function", "function": {"name": "clock", "arguments": {}}}
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([Message("assistant", "Let me see.", tool_calls=(CALL,))], "no text beside a tool call"),
+        (
+            [Message("assistant", "Let me see."), Message("assistant", "", tool_calls=(CALL,))],
+            "parallel calls into one turn",
+        ),
+        (
+            [Message("assistant", "", tool_calls=(CALL,)), Message("assistant", "Noon.")],
+            "answered by a tool turn",
+        ),
+    ],
+)
+def test_what_mistral_common_refuses_is_refused(messages, reason, v3):
+    row = said(("user", "Sure?"))
+    row = Conversation((*row.messages, *messages), None, None, row.record)
+    code, sentence = fault(row, v3)
+    assert (code, reason in sentence) == ("template_refused", True)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 
 import numpy as np
@@ -169,6 +170,27 @@ def test_too_long_is_an_error_when_that_is_asked_for(write, prepared):
         prepared(path, length=150, overlong="error")
 
 
+def test_rows_that_are_only_too_long_say_what_would_take_them(write, prepared):
+    path = write("a.jsonl", *rows(3), pair("long " * 80), pair("longer " * 90))
+    with pytest.raises(
+        DataError, match=r"2 of 5 rows are faulty.* The faulty rows are only"
+    ) as error:
+        prepared(path, length=90)
+    (longest,) = re.findall(r"memory_profile\.max_seq_length=(\d+) takes", error.value.message)
+    assert "data.overlong=drop leaves them out and counts them" in error.value.message
+    assert prepared(path, length=int(longest)).report["rows"]["kept"] == 5
+    with pytest.raises(DataError, match="The faulty row is only too long"):
+        prepared(path, length=int(longest) - 100)
+    for overlong, rejected in (("truncate_left", 0), ("drop", 2)):
+        counts = prepared(path, length=90, overlong=overlong).report["rows"]
+        assert (counts["rejected"], counts["dropped"]) == (rejected, rejected)
+    mixed = write("b.jsonl", *rows(3), pair("long " * 80), b"{")
+    with pytest.raises(DataError, match=r"faulty.* 1 of the 2 faulty rows is only too long: "):
+        prepared(mixed, length=90)
+    report = prepared(mixed, length=90, accept_faults=True).report
+    assert any("1 of the 2 faulty rows is only" in text for text in report["recommendations"])
+
+
 def test_a_test_row_may_be_longer_than_training_allows(write, prepared):
     train = write("train.jsonl", *rows(4))
     test = write("test.jsonl", pair("long " * 50))
@@ -220,6 +242,18 @@ def test_leaks_and_repeats_are_said_with_their_places(write, tmp_path, prepared,
     assert places == [["valid.jsonl:1", "train.jsonl:2"], ["valid.jsonl:3", "train.jsonl:5"]]
     assert "1 of 5 training rows repeat another one." in caplog.messages
     assert "Of 3 validation rows 1 are also training rows and 1 say nearly what" in caplog.text
+
+
+@pytest.mark.parametrize(("count", "said"), [(49, True), (50, False)])
+def test_a_likeness_in_very_few_rows_is_a_figure_only(write, tmp_path, prepared, count, said):
+    words = [f"w{i}" for i in range(60)]
+    near = " ".join([*words[:30], "changed", *words[31:]])
+    write("set/train.jsonl", *rows(3), pair("z", " ".join(words)))
+    others = [pair(f"Other {i}") for i in range(count - 1)]
+    write("set/valid.jsonl", *others, pair("z", near))
+    report = prepared(tmp_path / "set").report
+    assert (report["overlap"]["valid"]["rows"], report["overlap"]["valid"]["near"]) == (count, 1)
+    assert any("may flatter" in note for note in report["notes"]) == said
 
 
 def test_the_second_time_comes_from_the_cache_and_is_the_same(write, prepared, monkeypatch):

@@ -120,18 +120,27 @@ def test_missing_files_are_named_all_at_once_with_what_is_there(write, tmp_path)
         valid_path=str(tmp_path / "zzz"),
         test_path=str(tmp_path / "nowhere" / "x.jsonl"),
     )
-    assert first.startswith(f"data.path: no file or folder '{tmp_path}/tran.jsonl' ({tmp_path}/")
-    assert first.endswith("Did you mean train.jsonl?")
+    missing = tmp_path / "tran.jsonl"
+    assert first == f"data.path: no file or folder '{missing}'. Did you mean train.jsonl?"
     assert second.startswith(f"data.path: no file fits '{tmp_path}/x*.csv'")
     assert third.startswith("data.valid_path: ")
     assert third.endswith("Files of rows in that folder: train.jsonl")
-    assert fourth.endswith(f"The folder {tmp_path / 'nowhere'} does not exist")
+    assert fourth.endswith(f"There is no folder {tmp_path / 'nowhere'}")
 
 
-def test_a_relative_path_is_shown_as_given_and_absolute(tmp_path, monkeypatch):
+@pytest.mark.parametrize("given", ["a.jsonl", "a*.jsonl", "none/a.jsonl", "org/name", "empty"])
+def test_a_relative_path_is_shown_once_with_the_folder_it_was_looked_up_in(
+    tmp_path, monkeypatch, given
+):
+    def split_paths(*_: object) -> dict[str, Path]:
+        raise hub.HubError("no network")
+
+    monkeypatch.setattr(hub, "split_paths", split_paths)
     monkeypatch.chdir(tmp_path)
-    [fault] = faults(path="a.jsonl")
-    assert f"no file or folder 'a.jsonl' ({tmp_path}/a.jsonl)" in fault
+    (tmp_path / "empty").mkdir()
+    [fault] = faults(path=given)
+    assert f"{given!r} in {tmp_path}" in fault
+    assert fault.count(given) == fault.count(str(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("given", ["a\0b", "x" * 5000, "~nobody-of-that-name/x"])
@@ -216,7 +225,7 @@ def test_what_the_hub_refuses_is_said_beside_the_place_that_was_tried(tmp_path, 
     monkeypatch.chdir(tmp_path)
     [fault] = faults(path="org/name")
     assert fault == (
-        f"data.path: 'org/name' is not here ({tmp_path}/org/name), and cannot be had from the "
+        f"data.path: no file or folder 'org/name' in {tmp_path}, and it cannot be had from the "
         "hub: no network"
     )
     [fault] = faults(path="hub:org/name")

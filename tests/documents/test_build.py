@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from mlx_ft.data.formats import unused_keys
 from mlx_ft.documents import write as writing
 from mlx_ft.documents.build import BuildOptions, build
 from mlx_ft.documents.command import add_arguments, main
@@ -54,6 +55,14 @@ def test_the_folder_that_is_written(folder, tmp_path):
     assert sum(report["items"].values()) == sum(sum(f["items"].values()) for f in report["files"])
     assert [f["sections"] for f in report["files"]] == [5, 31]
     assert rows(out / "chunks.jsonl")[0]["text"].startswith("# ")
+
+
+def test_what_is_written_of_a_rows_origin_is_no_unused_key(folder, tmp_path):
+    result = build(folder, BuildOptions(tmp_path / "out", chunk_words=60))
+    for row in (*result.items["train"][:9], *result.chunks["train"][:3]):
+        assert unused_keys(row) == []
+        assert unused_keys({**row, "id": 3}) == ["id"]
+    assert unused_keys({"text": "a", "source": "web", "quality": 1}) == ["source", "quality"]
 
 
 def runs(text):

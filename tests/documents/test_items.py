@@ -294,3 +294,20 @@ def test_every_item_tells_its_score_and_why():
     for item in items(GUIDE)[0]:
         assert 0.7 <= item.quality <= 1
         assert item.reasons
+
+
+def test_answers_hold_all_of_an_items_text():
+    text = (
+        "# Guide\n\n## Pumps\n\n- **`pump`**: moves the water of the house from one tank to "
+        "another, in:\n  - litres\n  - gallons\n\nThe pump supports the following modes:\n\n"
+        "- fast mode\n\n  Uses more power than the other one does.\n"
+        "- slow mode\n  - by day\n  - by night\n"
+    )
+    answers = {kind: answer for kind, _, answer in pairs(text)}
+    assert answers["definition"] == (
+        "`pump`: Moves the water of the house from one tank to another, in:\n- litres\n- gallons"
+    )
+    assert answers["list"] == (
+        "- fast mode\n\n  Uses more power than the other one does.\n"
+        "- slow mode\n  - by day\n  - by night"
+    )

@@ -198,3 +198,44 @@ def test_xhtml_is_read_without_a_remark():
 
 def test_an_empty_html_page_has_no_sections():
     assert read_html("<html><nav>Menu</nav></html>", "a.html").sections == []
+
+
+ITEMS = (
+    "- **Fast.** One thing.\n\n  A second paragraph of it.\n\n  ```sh\n  make\n  ```\n"
+    "- Two:\n  - inner a\n  - inner b\n    1. deep\n- Three\n"
+)
+ITEMS_HTML = (
+    "<main><h1>T</h1><ul><li><p><b>Fast.</b> One thing.</p><p>A second paragraph of it.</p>"
+    "<pre><code class='language-sh'>make</code></pre></li>"
+    "<li>Two:<ul><li>inner a</li><li>inner b<ol><li>deep</li></ol></li></ul></li><li>Three</li>"
+    "</ul></main>"
+)
+
+
+@pytest.mark.parametrize(("reader", "text"), [(read_markdown, ITEMS), (read_html, ITEMS_HTML)])
+def test_a_lists_items_keep_all_of_their_text(reader, text):
+    (block,) = reader(text, "a").sections[0].blocks
+    assert block.text == (
+        "- Fast. One thing.\n\n  A second paragraph of it.\n\n  ```sh\n  make\n  ```\n"
+        "- Two:\n  - inner a\n  - inner b\n    1. deep\n- Three"
+    )
+    assert [(entry.lead, entry.text) for entry in block.entries] == [
+        ("Fast.", "One thing."),
+        ("", "Two:"),
+        ("", "Three"),
+    ]
+    assert block.entries[1].more == "- inner a\n- inner b\n  1. deep"
+    assert not block.lost
+    (again,) = read_markdown(block.text, "b").sections[0].blocks
+    assert again.text == block.text
+
+
+def test_what_an_item_lost_or_links_to_is_told_of_the_item():
+    text = "- one\n  - see ![x](y.png) here\n- two\n  - [all](a.md)\n  - [of it](b.md)\n- # Title\n"
+    (block,) = read_markdown(text, "a.md").sections[0].blocks
+    assert [(entry.lost, entry.linked) for entry in block.entries] == [
+        (True, 0.0),
+        (False, 1.0),
+        (False, 0.0),
+    ]
+    assert block.text.endswith("- Title")

@@ -1,0 +1,104 @@
+"""How good the model is while a run goes on: validated and questioned, shown and recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from mlx_ft import evaluation
+from mlx_ft.accept import Accepted
+from mlx_ft.console import Display
+from mlx_ft.data import batch as batching
+from mlx_ft.data.batch import Batch
+from mlx_ft.errors import TrainingError
+from mlx_ft.evaluation import Answer, Validation
+from mlx_ft.interrupt import StopSignal
+from mlx_ft.record import Record
+
+
+class Judge:
+    """Judges the run's model as it is at the moment.
+
+    before, answers_before: of the base; answers_after: of the adapter that was kept. pad_id:
+    fills the rows of a batch. A signal ends a judgement where it is: it changes nothing.
+    """
+
+    def __init__(self, accepted: Accepted, record: Record, stop: StopSignal, pad_id: int) -> None:
+        self.accepted = accepted
+        self.config = accepted.config.eval
+        self.record = record
+        self.stop = stop
+        rows = accepted.dataset.valid[: self.config.max_rows]
+        self.valid = list(batching.sequential(rows, self.config.batch_size, pad_id=pad_id))
+        self.before: Validation | None = None
+        self.answers_before: list[Answer] = []
+        self.answers_after: list[Answer] = []
+
+    def base(self, display: Display, *, again: bool = False, restart: bool = False) -> None:
+        """Judge the base model.
+
+        again: an earlier process of the run may have done it. restart: that one came to no
+        checkpoint, so that nothing but this judgement is left of it. Raises TrainingError for a
+        base that nothing can be learned from.
+        """
+        earlier = self.record.load_base() if again else None
+        if restart:
+            self.record.keep_rows(earlier[2] if earlier else 0)
+        if earlier is not None:
+            self.before, self.answers_before, _ = earlier
+            return
+        if self.config.before:
+            self.before = self.validate(display, 0)
+            _check_base(self.before)
+            self.answers_before = self.answers(display, 0)
+            self.record.save_base(self.before, self.answers_before)
+
+    def validate(self, display: Display, step: int) -> Validation | None:
+        """Validation loss; None without validation rows."""
+        if not self.valid:
+            return None
+        display.phase("validating", len(self.valid))
+
+        def shown(batches: Sequence[Batch]) -> Iterator[Batch]:
+            for batch in batches:
+                yield batch
+                display.advance()
+
+        with self.stop.at_once():
+            result = evaluation.validation_loss(self.accepted.loaded.model, shown(self.valid))
+        self.record.validation(step, result)
+        return result
+
+    def answers(self, display: Display, step: int) -> list[Answer]:
+        """Judged answers to the test rows; none without a metric."""
+        metric, rows = self.accepted.metric, self.accepted.dataset.test
+        rows = rows[: self.config.task_rows]
+        if metric is None or not rows:
+            return []
+        display.phase("answering", len(rows))
+        judged = []
+        loaded = self.accepted.loaded
+        with self.stop.at_once():
+            for answer in evaluation.answers(
+                loaded.model, loaded.tokenizer, rows, metric, self.config
+            ):
+                judged.append(answer)
+                display.advance()
+        self.record.accuracy(step, evaluation.accuracy(judged), len(judged))
+        return judged
+
+    def samples(self) -> list[tuple[Answer | None, Answer]]:
+        """`eval.samples` questions with the answers before and after, spread over the rows."""
+        befores: list[Answer | None] = list(self.answers_before) or [None] * len(self.answers_after)
+        pairs = list(zip(befores, self.answers_after, strict=True))
+        count = self.config.samples
+        stride = max(1, len(pairs) // count) if count else 1  # neighbours are often of one kind
+        return pairs[::stride][:count]
+
+
+def _check_base(validation: Validation | None) -> None:
+    if validation is not None and not math.isfinite(validation.loss):
+        raise TrainingError(
+            f"the base model's own validation loss is {validation.loss}: nothing can be learned "
+            "from there. Set memory_profile.compute_dtype=float32, or check the model's weights"
+        )

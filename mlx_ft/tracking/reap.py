@@ -1,0 +1,62 @@
+"""Runs that MLflow shows as RUNNING although their process is gone."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from pathlib import Path
+
+from mlx_ft.config.schema import Config
+from mlx_ft.tracking.journal import NAME, Journal
+from mlx_ft.tracking.store import REASON_TAG, MlflowStore
+from mlx_ft.tracking.sync import run_lock, sync_journal
+from mlx_ft.tracking.uri import artifact_root, database_file, has_running, store_uri
+from mlx_ft.tracking.writer import in_words
+
+logger = logging.getLogger("mlx_ft.tracking")
+
+
+def reap(config: Config) -> dict[str, str]:
+    """Close the runs of this machine whose process ended without a word, as KILLED.
+
+    Looked at: what the store of `config` shows as RUNNING, with a run folder that is here and
+    whose lock nobody holds. What their journals still hold is written. Returns the closed runs'
+    ids and folders. Never raises: what goes wrong is one warning.
+    """
+    uri = store_uri(config.tracking, config.paths)
+    if database_file(uri) is not None and not has_running(uri):
+        return {}  # found without importing mlflow
+    try:
+        root = artifact_root(uri, config.paths)
+        store = MlflowStore(uri, root, config.tracking.experiment_name)
+        running = store.running(platform.node())
+        return {run: folder for run, folder in running.items() if _closed(store, run, Path(folder))}
+    except Exception as error:
+        logger.warning("Runs whose process is gone could not be closed: %s", in_words(error))
+        return {}
+
+
+def _closed(store: MlflowStore, run_id: str, folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    with run_lock(folder) as free:
+        if not free:
+            return False
+        journal = Journal(folder / NAME) if (folder / NAME).is_file() else Journal(None)
+        try:
+            if journal.state.run_id == run_id:
+                return _end_as_told(store, run_id, journal)
+        finally:
+            journal.close()
+        store.tag(run_id, REASON_TAG, "the process ended without a word")
+        store.close(run_id, "KILLED", time.time_ns() // 1_000_000)
+    return True
+
+
+def _end_as_told(store: MlflowStore, run_id: str, journal: Journal) -> bool:
+    result = sync_journal(journal, lambda: store, "")
+    end = journal.state.end
+    if result.outcome == "complete" and end is not None:  # told, and lost by the store
+        store.close(run_id, end.status, end.time)
+    return result.outcome in ("complete", "written")
