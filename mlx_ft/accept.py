@@ -15,6 +15,7 @@ from mlx_ft.config.schema import Config
 from mlx_ft.data import build, sources
 from mlx_ft.data.prepare import Dataset, prepare
 from mlx_ft.data.rows import Conversation
+from mlx_ft.data.sample import sample
 from mlx_ft.errors import DataError, ModelError
 from mlx_ft.metrics import Metric
 from mlx_ft.models import load as models
@@ -100,7 +101,7 @@ def prepare_inputs(config: Config) -> Inputs:
     length = resolved.memory_profile.max_seq_length
     dataset = prepare(config.data, tokenizer, length, config.seed, cache_dir, found=found)
     if metric is not None:
-        check_references(metric, dataset.test[: config.eval.task_rows])
+        check_references(metric, sample(dataset.test, config.eval.task_rows))
     return Inputs(resolved, device, located, tokenizer, dataset, metric)
 
 

@@ -13,13 +13,17 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from safetensors import SafetensorError
 from safetensors.numpy import load as read_arrays
 
 from mlx_ft import durable, lora
@@ -36,6 +40,8 @@ ADAPTER = lora.WEIGHTS
 SCRATCH = ".tmp-"
 SET_ASIDE = "set-aside"
 FORMAT = 1
+STATE_KEYS = {"progress": dict, "fingerprint": dict, "memory": dict, "plan_steps": int}
+MANIFEST_BYTES = 1 << 20
 
 Arrays = dict[str, mx.array]
 
@@ -101,42 +107,88 @@ def load(folder: Path) -> Checkpoint:
     contents: dict[str, bytes] = {}
     faults = [fault for _, fault in _read(folder, contents) if fault]
     missing = [name for name in (ADAPTER, OPTIMIZER, STATE) if name not in contents]
-    if faults or missing:
-        faults = faults or [f"{name} is not part of it" for name in missing]
+    faults = faults or [f"{name} is not part of it" for name in missing]
+    if faults:
         raise CheckpointError(f"{folder} is damaged", faults)
-    best = _arrays(contents[BEST]) if BEST in contents else None
-    state = json.loads(contents[STATE])
-    return Checkpoint(folder, _arrays(contents[ADAPTER]), _arrays(contents[OPTIMIZER]), best, state)
+    parts = [name for name in (ADAPTER, OPTIMIZER, BEST) if name in contents]
+    arrays = {name: _arrays(name, contents[name], faults) for name in parts}
+    state = _state(contents[STATE], step_of(folder), faults)
+    if faults:  # as it was written, but not by this program
+        raise CheckpointError(f"{folder} cannot be used", faults)
+    return Checkpoint(folder, arrays[ADAPTER], arrays[OPTIMIZER], arrays.get(BEST), state)
 
 
-def _arrays(content: bytes) -> Arrays:
-    return {name: mx.array(array) for name, array in read_arrays(content).items()}
+def _arrays(name: str, content: bytes, faults: list[str]) -> Arrays:
+    try:
+        return {key: mx.array(array) for key, array in read_arrays(content).items()}
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        faults.append(f"{name} is no file of arrays: {error}")
+        return {}
+
+
+def _state(content: bytes, step: int, faults: list[str]) -> dict[str, Any]:
+    """The object in `state.json`; what it lacks goes into `faults`."""
+    try:
+        state = json.loads(content, parse_constant=_no_number)
+        wrong = [key for key, kind in STATE_KEYS.items() if not isinstance(state.get(key), kind)]
+    except (ValueError, AttributeError, RecursionError) as error:
+        faults.append(f"{STATE} is no state of a run: {type(error).__name__}")
+        return {}
+    faults += [f"{STATE}: {key} is missing or of another type" for key in wrong]
+    if wrong:
+        return {}
+    if (found := state["progress"].get("step")) != step:
+        faults.append(f"{STATE} is of step {str(found)[:20]}")
+    if not all(type(value) in (int, float) for value in state["memory"].values()):
+        faults.append(f"{STATE}: memory holds what is no number")
+    return dict(state)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)
 
 
 def _read(folder: Path, contents: dict[str, bytes]) -> Iterator[tuple[str, str]]:
     """(file, what is wrong with it or "") for every file of the manifest; fills `contents`."""
     try:
-        text = (folder / MANIFEST).read_bytes()
-        manifest = json.loads(text)
-        files = manifest["files"].items()
-        # Byte for byte: a flipped bit in white space or in a name's case counts, too.
-        if text != _canonical(manifest) or manifest["format"] != FORMAT:
-            raise ValueError
+        files = _manifest_files(_file_content(folder / MANIFEST, MANIFEST_BYTES))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         yield MANIFEST, f"{MANIFEST} is missing or not as written"
         return
-    for name, entry in files:
+    for name, (size, digest) in files.items():
         try:
-            content = (folder / Path(name).name).read_bytes()
-            size, digest = entry["size"], entry["sha256"]
-        except (OSError, KeyError, TypeError):
-            yield name, f"{name} is missing"
+            content = _file_content(folder / name, size)
+        except OSError as error:
+            yield name, f"{name} is missing" if error.errno == ENOENT else f"{name}: {error}"
             continue
         contents[name] = content
         if len(content) != size:
-            yield name, f"{name} has {len(content):,} bytes, expected {size:,}"
+            found = (folder / name).stat().st_size
+            yield name, f"{name} has {found:,} bytes, expected {size:,}"
         elif hashlib.sha256(content).hexdigest() != digest:
             yield name, f"{name} has other content than was written"
+
+
+def _manifest_files(text: bytes) -> dict[str, tuple[int, str]]:
+    """Size and digest by file name. Raises ValueError and what wrong types raise."""
+    manifest = json.loads(text)
+    # Byte for byte: a flipped bit in white space or in a name's case counts, too.
+    if text != _canonical(manifest) or manifest["format"] != FORMAT:
+        raise ValueError
+    files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    for name, (size, _) in files.items():
+        if type(size) is not int or size < 0 or name in ("", "..") or name != Path(name).name:
+            raise ValueError
+    return files
+
+
+def _file_content(path: Path, most: int) -> bytes:
+    """The content; its first `most` + 1 bytes are enough. Raises OSError; for a link, too."""
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("not a regular file")
+    with path.open("rb") as file:
+        return file.read(min(found.st_size, most) + 1)
 
 
 def newest(parent: Path) -> tuple[Checkpoint | None, dict[Path, list[str]]]:
@@ -178,11 +230,20 @@ def prune(parent: Path, keep_last: int, every: int) -> None:
             # Renamed first: a deletion that is cut short must not leave a half one by that name.
             doomed = folder.with_name(f"{SCRATCH}{folder.name}-{os.getpid()}")
             folder.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            _remove(doomed)
 
 
 def sweep(parent: Path) -> None:
     """Remove what a writer that died left behind; the caller holds the run's lock."""
     for path in parent.glob(f"{SCRATCH}*"):
         logger.info("removing %s, which a killed run left unfinished", path)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Whatever it is; what cannot be removed stays."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

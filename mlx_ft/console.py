@@ -97,7 +97,7 @@ class Display(AbstractContextManager["Display"]):
             transient=True,
         )
         self._task: TaskID | None = None
-        self._seconds = 0.0
+        self._seconds, self._steps = 0.0, 0  # of this process: a run may have had others
         self._between: tuple[str, int, float] | None = None  # what, of how many, since when
         self._count = 0
         self._left = threading.Event()
@@ -150,14 +150,14 @@ class Display(AbstractContextManager["Display"]):
 
     def step(self, result: StepResult, usage: Usage) -> None:
         """One optimizer step is done."""
-        self._seconds += result.seconds
+        self._seconds, self._steps = self._seconds + result.seconds, self._steps + 1
         figures = (
             f"loss {result.loss:.4f}  lr {result.learning_rate:.2e}  "
             f"{result.tokens / result.seconds:,.0f} tok/s  peak {usage.peak:.2f} GB"
         )
         self.advance(figures)
         if result.step % self.log_every == 0 or result.step in (1, self.total_steps):
-            left = (self.total_steps - result.step) * self._seconds / result.step
+            left = (self.total_steps - result.step) * self._seconds / self._steps
             logger.info(
                 "step %d/%d  epoch %.2f  %s  grad %.3f  left %s",
                 result.step,

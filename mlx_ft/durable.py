@@ -6,26 +6,33 @@ does not promise that.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 PARTIAL = ".partial"
+# What file systems answer, over a network mostly, that cannot sync a folder.
+CANNOT_SYNC = frozenset({
+    errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES,
+})  # fmt: skip
 
 
 def write(path: Path, content: bytes) -> None:
     """Replace the file `path`: a reader, after any crash too, finds the old or the new content.
 
-    Raises OSError; the old content is then untouched.
+    Raises OSError; the content is then the old one, or the new one if only the last sync failed.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
         _write_synced(partial, content)
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to tell
+            partial.unlink()
         raise
     sync_folder(path.parent)
 
@@ -41,7 +48,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Make `folder` hold just `files`: it appears whole. Raises OSError; an earlier one then stays.
 
-    Two renames: a crash between them leaves the new content as `.<name>.partial`.
+    Two renames: a crash between them leaves both contents, as `.<name>.old` and `.<name>.partial`.
     """
     partial = folder.with_name(f".{folder.name}{PARTIAL}")
     old = folder.with_name(f".{folder.name}.old")
@@ -49,12 +56,14 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         write_files(partial, files)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
     except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
     sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -79,11 +88,12 @@ def sync(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Wait until the names in a folder are on the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # network file systems that cannot sync a folder
-        pass
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
     finally:
         os.close(descriptor)

@@ -72,6 +72,18 @@ class StopSignal(AbstractContextManager["StopSignal"]):
         self._at_once = True
         try:
             yield
-            self.check()  # what was raised inside a C callback is lost
+        except Exception:
+            self.check()  # whatever other code has made of it
+            raise
         finally:
             self._at_once = False
+        self.check()  # what was raised inside a C callback is lost
+
+
+def die_quietly() -> None:
+    """Ctrl-C ends the process at once and without a traceback, outside of what handles it.
+
+    For a program's first line: nothing is written yet while it imports, nor while it exits.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by nohup
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

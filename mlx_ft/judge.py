@@ -10,6 +10,7 @@ from mlx_ft.accept import Accepted
 from mlx_ft.console import Display
 from mlx_ft.data import batch as batching
 from mlx_ft.data.batch import Batch
+from mlx_ft.data.sample import sample
 from mlx_ft.errors import TrainingError
 from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.interrupt import StopSignal
@@ -28,7 +29,7 @@ class Judge:
         self.config = accepted.config.eval
         self.record = record
         self.stop = stop
-        rows = accepted.dataset.valid[: self.config.max_rows]
+        rows = sample(accepted.dataset.valid, self.config.max_rows)
         self.valid = list(batching.sequential(rows, self.config.batch_size, pad_id=pad_id))
         self.before: Validation | None = None
         self.answers_before: list[Answer] = []
@@ -72,7 +73,7 @@ class Judge:
     def answers(self, display: Display, step: int) -> list[Answer]:
         """Judged answers to the test rows; none without a metric."""
         metric, rows = self.accepted.metric, self.accepted.dataset.test
-        rows = rows[: self.config.task_rows]
+        rows = sample(rows, self.config.task_rows)
         if metric is None or not rows:
             return []
         display.phase("answering", len(rows))

@@ -107,6 +107,10 @@ class MemoryGuard:
         """From now on leave marks in `log`."""
         self._log = log
 
+    def advice(self, columns: int) -> list[str]:
+        """What saves memory for a row of `columns` tokens, the best first."""
+        return self._advise(columns, columns)
+
     def check(self) -> Notice | None:
         """What there is to say of the memory after a step."""
         return None if self._watch is None else self._watch.check()

@@ -21,6 +21,7 @@ from mlx_ft.memory import Usage
 from mlx_ft.runfolder import JOURNAL, METRICS, ORIGIN, RunFolder
 from mlx_ft.state import Progress, TrainState
 from mlx_ft.tracking import build_tracker
+from mlx_ft.tracking.webhook import notify
 from mlx_ft.trainer import Plan, StepResult
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Record:
         self.folder = folder
         self.tracker = build_tracker(config, parent_run_id, folder.path / JOURNAL)
         self.rows: list[dict[str, Any]] = []
+        self.name = config.tracking.run_name or folder.path.name
         self._found = folder.read_metrics()  # of an earlier process of this run
 
     def begin(
@@ -67,8 +69,7 @@ class Record:
             "mlx_ft.model": f"{located.name} ({located.source})",
             "mlx_ft.model_revision": located.revision or "none",
         }
-        name = config.tracking.run_name or self.folder.path.name
-        self.tracker.start(name, self._fresh_config(), tags)
+        self.tracker.start(self.name, self._fresh_config(), tags)
         self.tracker.log_dataset(
             _data_name(config.data),
             accepted.dataset.digest,
@@ -223,10 +224,10 @@ class Record:
         progress, config = state.progress, self.config.checkpoint
         progress.metrics_rows = len(self.rows)
         self.folder.sync_metrics()
+        self.tracker.flush()  # before: what the checkpoint counts as noted must not be lost
         files = {**self._adapter_files(state, accepted), **state.files(about)}
         checkpoint.save(self.folder.checkpoints, progress.step, files)
         checkpoint.prune(self.folder.checkpoints, config.keep_last, config.every)
-        self.tracker.flush()
         seconds = time.perf_counter() - started
         logger.info("checkpoint of step %d saved (%.2f s)", progress.step, seconds)
 
@@ -240,6 +241,11 @@ class Record:
             self.tracker.end("FAILED", f"the end of the run could not be written: {error}")
             raise
         self.tracker.end(summary["status"], summary["reason"])
+
+    def notify(self, summary: Mapping[str, Any]) -> None:
+        """Tell `tracking.webhook`, if there is one, how the run ended."""
+        if self.config.tracking.webhook:
+            notify(self.config.tracking.webhook, summary, self.folder.path, self.name)
 
     def _write_end(
         self, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]

@@ -62,6 +62,8 @@ def read(found: Target, now: Mapping[str, Any], allow: Any) -> Resumed:
     CheckpointError when no checkpoint is whole, or the run is not the same.
     """
     parent = found.folder / "checkpoints"
+    if parent.exists() and not parent.is_dir():
+        raise CheckpointError(f"{parent} is not a folder. Nothing was changed")
     damaged: dict[Path, list[str]] = {}
     newer: tuple[Path, ...] = ()
     if found.checkpoint is None:
@@ -79,9 +81,16 @@ def read(found: Target, now: Mapping[str, Any], allow: Any) -> Resumed:
     before = read_json(found.folder / ORIGIN).get("fingerprint", {})
     if saved is not None:
         before = saved.state["fingerprint"]
+    if not _is_fingerprint(before):
+        raise CheckpointError(f"{found.folder}: what the run was made from is not told as expected")
     changes = _accepted(differences(before, now), allow, found.folder)
     summary = read_json(found.folder / "summary.json")
     return Resumed(saved, summary, changes, damaged, newer)
+
+
+def _is_fingerprint(content: Any) -> bool:
+    sections = ("settings", "model", "data", "versions")
+    return isinstance(content, dict) and all(isinstance(content.get(s, {}), dict) for s in sections)
 
 
 def _accepted(found: Mapping[str, str], allow: Any, folder: Path) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ def _ended(session: Session, error: BaseException) -> BaseException:
         unexpected = not isinstance(told, MlxFtError)
         logger.error("the end of the run is not written whole: %s", told, exc_info=unexpected)
         session.record.tracker.end(status, reason)
+        session.record.notify(session.summary(status, reason))
     summary = session.summary(status, None)
     best = session.config.checkpoint.best
     error.add_note(left_behind(summary, session.folder, session.plan.steps, best=best))

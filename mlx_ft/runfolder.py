@@ -131,7 +131,7 @@ class RunFolder:
                 rows.append(dict(json.loads(line)))
                 if not line.endswith(b"\n"):
                     return rows[:-1]
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             pass
         return rows
 

@@ -174,6 +174,10 @@ class Session:
             crash.reason,
             progress.parts,
         )
+        profile = self.config.memory_profile
+        if crash.parts >= profile.micro_batch_size:
+            saves = "; ".join(self.guard.advice(profile.max_seq_length))
+            logger.warning("it took single rows already. What saves memory here: %s", saves)
 
     def _go_on(self, resumed: Resumed) -> None:
         """Become the saved state: from here on the run is as if it had never stopped."""
@@ -316,6 +320,7 @@ class Session:
             self._keep_adapter()
         summary = self.summary(status, reason)
         self.record.end(summary, self.judge.answers_before, self.judge.answers_after)
+        self.record.notify(summary)
         if status == "FINISHED":
             try:
                 place = shown(self.folder.path)

@@ -2,10 +2,11 @@
 
 python proofs/kills.py [kills=200] [seed=0]
 
-Every scenario trains a tiny model once without a stop. Then the same job is killed again and again,
-at a random time or at a random change of the file system (in the middle of saves, too), and resumed
-with `train.resume=auto`, until it ends. Adapter, best adapter, optimizer state and metrics must then
-be equal, bit for bit; MLflow must have one finished run with every point of every step once.
+Every scenario trains a tiny model once without a stop. Then the same job is killed again and
+again, at a random time or at a random change of the file system (in the middle of saves, too), and
+resumed with `train.resume=auto`, until it ends. Adapter, best adapter, optimizer state and metrics
+must then be equal, bit for bit; MLflow must have one finished run with every point of every step
+once.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "eval.every=2", "train.early_stopping_patience=2", "optimizer.learning_rate=0.05",
     ),
     "gradient checkpointing, rsLoRA": ("memory_profile.grad_checkpoint=true", "lora=rslora"),
-    "spikes rewound": ("train.spike_factor=1.02", "train.on_spike=rewind", "train.skip_patience=50"),
+    "spikes rewound": (
+        "train.spike_factor=1.02", "train.on_spike=rewind", "train.skip_patience=50",
+    ),
 }  # fmt: skip
 MEASURED = ("memory/", "train/tokens_per_second")  # of a process, not of the run
 
@@ -134,7 +137,7 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def tracked(folder: Path, run: str) -> tuple[list[str], Counter[tuple[str, int]]]:
-    """Statuses of the MLflow runs of this run folder, and how often each (metric, step) is there."""
+    """Statuses of a run folder's MLflow runs, and how often each (metric, step) is there."""
     with sqlite3.connect(folder / "mlruns" / "mlflow.db") as database:
         ids = database.execute(
             "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
@@ -198,7 +201,7 @@ def torture(place: Place, name: str, kills: int, chance: random.Random) -> tuple
 def main(kills: int = 200, seed: int = 0) -> int:
     """Share the kills out over the scenarios; 0 when every run came out equal."""
     started, total, bad = time.monotonic(), 0, 0
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))
         each = -(-kills // len(SCENARIOS))

@@ -1,15 +1,23 @@
 """A process that has imported everything and forks: a training starts in a fraction of a second.
 
-Reads one JSON object a line: {"arguments", "folder", "after", "event", "signal", "env"}; forks a
-child that runs `train.py ARGUMENTS` in `folder`, sends it `signal` after `after` seconds, or kills
-it with SIGKILL at its `event`-th change of the file system; answers {"code", "signal", "seconds",
-"events"}. What the child prints goes to `output.txt` in its folder.
+Reads one JSON object a line: {"arguments", "folder", "after", "event", "signal", "again", "watch",
+"disk", "file_size", "env"}; forks a child that runs `train.py ARGUMENTS` in `folder`, and
+
+- sends it `signal` after `after` seconds, and once more `again` seconds later;
+- or kills it with SIGKILL at its `event`-th change of the file system;
+- or lets its disk fail: `disk` are the arguments of `FaultyDisk`;
+- or limits its files to `file_size` bytes each.
+
+It answers {"code", "signal", "seconds", "events", "rows", "calls"}. rows: training steps in the
+file `watch` just before and just after the first signal. calls: what a disk that may fail was
+asked for. What the child prints goes to `output.txt` in its folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -18,6 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from proofs.faulty_disk import FaultyDisk
+
 CHANGES = frozenset({
     "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree", "fcntl.flock",
 })  # fmt: skip
@@ -25,6 +35,7 @@ CHANGES = frozenset({
 
 def prepare() -> None:
     """Import what a run imports, and compute nothing: threads do not survive a fork."""
+    # ruff: noqa: F401
     from mlx_ft import runtime
 
     runtime.prepare()
@@ -32,7 +43,7 @@ def prepare() -> None:
     import mlflow.store.tracking.sqlalchemy_store
     import mlflow.tracking
     import mlx.core
-    import transformers  # noqa: F401
+    import transformers
 
     import mlx_ft.main
     import mlx_ft.plots
@@ -66,6 +77,7 @@ def child(order: dict[str, Any]) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
+    disk = _restrain(order)
     code = 99
     try:
         from mlx_ft.main import main
@@ -74,8 +86,18 @@ def child(order: dict[str, Any]) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        Path("events.txt").write_text(str(count))
+        Path("events.txt").write_text(json.dumps([count, disk.calls if disk else []]))
         os._exit(code)
+
+
+def _restrain(order: dict[str, Any]) -> FaultyDisk | None:
+    if (size := order.get("file_size")) is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    if (given := order.get("disk")) is None:
+        return None
+    disk = FaultyDisk(**{**given, "under": Path(given["under"])})
+    disk.__enter__()
+    return disk
 
 
 def serve() -> None:
@@ -88,30 +110,50 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             child(order)
-        status = _wait(pid, order.get("after"), order.get("signal", signal.SIGKILL))
-        events = Path(order["folder"], "events.txt")
+        status, rows = _wait(pid, order)
+        found = Path(order["folder"], "events.txt")
+        whole = os.WIFEXITED(status) and found.exists()
+        events, calls = json.loads(found.read_text()) if whole else (None, None)
+        found.unlink(missing_ok=True)
         answer = {
             "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
             "seconds": time.monotonic() - started,
-            "events": int(events.read_text()) if os.WIFEXITED(status) and events.exists() else None,
+            "events": events,
+            "rows": rows,
+            "calls": calls,
         }
         print(json.dumps(answer), flush=True)
 
 
-def _wait(pid: int, after: float | None, number: int) -> int:
-    deadline = None if after is None else time.monotonic() + after
+def _wait(pid: int, order: dict[str, Any]) -> tuple[int, list[int]]:
+    """The exit status, and the steps done around the first signal."""
+    after, number = order.get("after"), order.get("signal", signal.SIGKILL)
+    deadlines = [] if after is None else [time.monotonic() + after]
+    if deadlines and order.get("again"):
+        deadlines.append(deadlines[0] + order["again"])
     limit = time.monotonic() + 120
+    rows: list[int] = []
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            return status
-        if deadline is not None and time.monotonic() >= deadline:
+            return status, rows
+        if deadlines and time.monotonic() >= deadlines[0]:
+            deadlines.pop(0)
+            before = _steps(order)
             os.kill(pid, number)
-            deadline = None
+            rows = rows or [before, _steps(order)]
         if time.monotonic() > limit:
             os.kill(pid, signal.SIGABRT)  # a hang is a failure
         time.sleep(0.001)
+
+
+def _steps(order: dict[str, Any]) -> int:
+    """Steps that the watched metrics tell of."""
+    try:
+        return Path(order["folder"], order["watch"]).read_bytes().count(b'"train/loss"')
+    except (OSError, KeyError):
+        return 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from omegaconf.resolvers import oc
 
 from mlx_ft.config import conf_dir, secrets
 from mlx_ft.config.check import build, convert_all, cross_faults, get
-from mlx_ft.config.given import idle_faults
+from mlx_ft.config.given import idle_faults, path_fault
 from mlx_ft.config.groups import Groups
 from mlx_ft.config.guard import composed_faults, file_faults
 from mlx_ft.config.keys import keys, sections
@@ -116,7 +116,7 @@ def _raw(folder: DictConfig) -> Any:
 def check(command: CommandLine) -> None:
     """Raise one ConfigError with every fault that the arguments have by themselves."""
     for folder in command.config_dirs:
-        if not folder.is_dir():
+        if path_fault(str(folder)) or not folder.is_dir():
             raise ConfigError(f"There is no folder {folder} (--config-dir)")
     groups = command.groups
     faults = check_overrides(command.overrides, groups, multirun=command.multirun)
@@ -254,11 +254,22 @@ def public_dict(cfg: DictConfig) -> dict[str, Any]:
 
     Complete and flat of Hydra: as `config.yaml` it runs again as it is.
     """
-    public = asdict(resolve(cfg))
+    public = _escaped(asdict(resolve(cfg)))
     for name, text in _environment_texts(cfg).items():
         section, _, leaf = name.rpartition(".")
         (public[section] if section else public)[leaf] = text
     return public
+
+
+def _escaped(value: Any) -> Any:
+    """A text such as `${seed}` that is meant as it is, so that OmegaConf reads it as that again."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value
 
 
 def _environment_texts(cfg: DictConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,9 @@ class Groups:
         """The file of `group/choice`, or of a primary config."""
         for folder in self.folders:
             path = folder / (name if name.endswith(".yaml") else f"{name}.yaml")
-            if path.is_file():
-                return path
+            with suppress(OSError, ValueError):  # no name of a file at all
+                if path.is_file():
+                    return path
         return None
 
     def listed(self, primary: str, seen: frozenset[str] = frozenset()) -> set[str]:

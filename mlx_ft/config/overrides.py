@@ -64,7 +64,7 @@ def _faults(text: str, parser: Any, groups: Groups, multirun: bool) -> Iterator[
     elif key == "hydra" or key.startswith(("hydra.", "hydra/")):
         yield from _hydra_faults(key, shape["prefix"], text, parser, multirun)
     elif not _known(key, groups):
-        yield f"there is no {key}. {did_you_mean(key, groups.names())}"
+        yield f"there is no {shown(key)}. {did_you_mean(key, groups.names())}"
     elif not _free_form(key) and (fault := _prefix_fault(shape["prefix"], key, groups)):
         yield fault
     else:
@@ -219,7 +219,7 @@ def _choice_faults(group: str, choice: Any, groups: Groups) -> Iterator[str]:
     options = groups.options(group)
     close = difflib.get_close_matches(str(choice).replace("-", "_"), options, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    yield f"there is no {group} {choice!r}; there is: {', '.join(options)}.{hint}"
+    yield f"there is no {group} {shown(repr(choice))}; there is: {', '.join(options)}.{hint}"
 
 
 _HEAD = re.compile(r"\$\{\s*([\w.]*)\s*([:}]?)")

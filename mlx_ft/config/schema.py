@@ -296,7 +296,7 @@ class Config:
         "auto", "`auto`: Metal or CUDA where there is one.", choices=("auto", "cpu", "gpu")
     )
     threads: int | None = option(
-        None, "CPU threads for matrix products; `null`: all cores.", minimum=1
+        None, "CPU threads for matrix products; `null`: all cores.", minimum=1, maximum=1024
     )
     log_level: str = option(
         "info", "Least severe message shown.", choices=("debug", "info", "warning", "error")

@@ -43,7 +43,7 @@ def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Config:
     first = configs[0][1]
     cache_dir = Path(first.paths.cache_dir).expanduser()
     runtime.prepare(first.threads if len(threads) == 1 else None, cache_dir)
-    _check_folders(trials, cfg, faults)
+    _check_folders(configs, cfg, faults)
     _check_inputs(configs, faults)
     faults.refuse(len(trials))
     return first
@@ -74,16 +74,18 @@ def _placed(fault: str, names: Sequence[str], n_trials: int) -> str:
     return f"{which}: {fault}" if "\n" in fault else f"{fault} ({which})"
 
 
-def _check_folders(trials: Sequence[Trial], cfg: DictConfig, faults: _Faults) -> None:
-    from mlx_ft.runfolder import writable  # MLX may be imported from here on
+def _check_folders(
+    configs: Sequence[tuple[Trial, Config]], cfg: DictConfig, faults: _Faults
+) -> None:
+    from mlx_ft.runfolder import held_files, writable  # MLX may be imported from here on
 
     folder = Path(str(cfg.hydra.sweep.dir)).expanduser()
     advice = "Choose another folder with hydra.sweep.dir=FOLDER"
     if reason := writable(folder, folder):
         faults.add(f"hydra.sweep.dir: cannot write to {folder}: {reason}. {advice}")
         return
-    for trial in trials:
-        if any((folder / trial.folder / name).exists() for name in ("config.yaml", "summary.json")):
+    for trial, config in configs:
+        if config.train.resume == "never" and held_files(folder / trial.folder):
             faults.add(f"hydra.sweep.dir: {folder} holds such trials already. {advice}", trial.name)
 
 

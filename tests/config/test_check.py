@@ -132,3 +132,49 @@ def test_what_cannot_be_a_path(name, path, reason):
 
 def test_a_revision_beside_an_impossible_path_is_no_crash():
     assert len(check(changed(model__revision="main", model__path="x" * 300 + "/a"))) == 1
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:///mlflow.db",
+        "sqlite:////abs/a b/é.db",
+        "http://127.0.0.1:5000",
+        "https://host/path",
+        "postgresql+psycopg2://me@host/db",
+        "mysql://host/db",
+        "databricks",
+        "databricks://profile",
+        "uc:databricks",
+    ],
+)
+def test_stores_that_mlflow_takes(uri):
+    assert check(changed(tracking__uri=uri)) == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///folder/",
+        "sqlite:///x.db?mode=ro",
+        "sqlite:///a\nb.db",
+        "http://",
+        "./files",
+        "file:./files",
+        "javascript:alert(1)",
+        "ftp://host",
+        "nonsense",
+    ],
+)
+def test_where_mlflow_could_never_keep_a_run_is_refused(uri):
+    [fault] = check(changed(tracking__uri=uri))
+    assert fault.startswith("tracking.uri: expected a database (sqlite:///FOLDER/mlflow.db")
+
+
+@pytest.mark.parametrize("name", ["cache_limit_gb", "wired_limit_gb", "memory_limit_gb"])
+def test_more_bytes_than_a_number_of_mlx_holds_are_refused(name):
+    [fault] = check(changed(**{f"memory_profile__{name}": 1e12}))
+    assert "at most 1,000,000" in fault

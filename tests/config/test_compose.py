@@ -190,6 +190,19 @@ def test_nested_environment_lookups_keep_the_secret(monkeypatch):
     assert "hunter2" not in str(public_dict(cfg))
 
 
+@pytest.mark.parametrize(
+    ("literal", "name"),
+    [("\\${seed}", "${seed}"), ("\\\\\\${seed}", "\\${seed}"), ("a\\b\\${", "a\\b${")],
+)
+def test_a_text_that_looks_like_an_interpolation_runs_again_as_it_is(literal, name):
+    cfg = OmegaConf.create({"tracking": {"run_name": literal, "tags": {"a": literal}}})
+    first = public_dict(cfg)
+    again = OmegaConf.create(first)
+    for config in (resolve(cfg), resolve(again)):
+        assert (config.tracking.run_name, config.tracking.tags) == (name, {"a": name})
+    assert public_dict(again) == first
+
+
 words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1)
 
 
@@ -292,3 +305,12 @@ def test_steps_of_a_users_own_file_are_named(tmp_path):
     write(tmp_path / "config.yaml", yaml.safe_dump(public_dict(composed())))
     [fault] = accept_faults("train.epochs=3", config_name="config", config_dirs=(tmp_path,))
     assert f"is {STEPS} (from config.yaml)" in fault
+
+
+@pytest.mark.parametrize(
+    "command",
+    [CommandLine(config_dirs=(Path("x" * 5000),)), CommandLine(config_name="x" * 5000)],
+)
+def test_names_that_no_file_can_have_are_not_there(command):
+    with pytest.raises(ConfigError, match=r"There is no folder|1 fault"):
+        check(command)

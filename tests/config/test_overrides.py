@@ -166,6 +166,9 @@ def test_a_long_or_unprintable_argument_is_shown_short_and_escaped():
     [long] = faults(f"lora.rank={'x' * 10_000}")
     assert "a whole number" in long
     assert len(long) < 400
+    [choice] = faults(f"optimizer={'x' * 5000}")
+    assert "there is: adafactor, adam" in choice
+    assert len(choice) < 500
     [control] = faults("lora.rank=\x1b[2J")
     assert control.startswith("`lora.rank=\\x1b[2J`: ")
 
