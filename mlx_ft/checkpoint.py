@@ -99,15 +99,20 @@ def _canonical(content: Any) -> bytes:
 
 def damage(folder: Path) -> list[str]:
     """What is wrong with a checkpoint, one line each; empty when every byte is as written."""
-    return [fault for _, fault in _read(folder, {}) if fault]
+    return _verified(folder)[1]
+
+
+def _verified(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """The files, and what is wrong with them."""
+    contents: dict[str, bytes] = {}
+    faults = list(_read(folder, contents))
+    missing = [name for name in (ADAPTER, OPTIMIZER, STATE) if name not in contents]
+    return contents, faults or [f"{name} is not part of it" for name in missing]
 
 
 def load(folder: Path) -> Checkpoint:
     """Read and verify a checkpoint. Raises CheckpointError that names every damaged file."""
-    contents: dict[str, bytes] = {}
-    faults = [fault for _, fault in _read(folder, contents) if fault]
-    missing = [name for name in (ADAPTER, OPTIMIZER, STATE) if name not in contents]
-    faults = faults or [f"{name} is not part of it" for name in missing]
+    contents, faults = _verified(folder)
     if faults:
         raise CheckpointError(f"{folder} is damaged", faults)
     parts = [name for name in (ADAPTER, OPTIMIZER, BEST) if name in contents]
@@ -148,25 +153,25 @@ def _no_number(name: str) -> None:
     raise ValueError(name)
 
 
-def _read(folder: Path, contents: dict[str, bytes]) -> Iterator[tuple[str, str]]:
-    """(file, what is wrong with it or "") for every file of the manifest; fills `contents`."""
+def _read(folder: Path, contents: dict[str, bytes]) -> Iterator[str]:
+    """What is wrong with the files of the manifest; fills `contents`."""
     try:
         files = _manifest_files(_file_content(folder / MANIFEST, MANIFEST_BYTES))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        yield MANIFEST, f"{MANIFEST} is missing or not as written"
+        yield f"{MANIFEST} is missing or not as written"
         return
     for name, (size, digest) in files.items():
         try:
             content = _file_content(folder / name, size)
         except OSError as error:
-            yield name, f"{name} is missing" if error.errno == ENOENT else f"{name}: {error}"
+            yield f"{name} is missing" if error.errno == ENOENT else f"{name}: {error}"
             continue
         contents[name] = content
         if len(content) != size:
             found = (folder / name).stat().st_size
-            yield name, f"{name} has {found:,} bytes, expected {size:,}"
+            yield f"{name} has {found:,} bytes, expected {size:,}"
         elif hashlib.sha256(content).hexdigest() != digest:
-            yield name, f"{name} has other content than was written"
+            yield f"{name} has other content than was written"
 
 
 def _manifest_files(text: bytes) -> dict[str, tuple[int, str]]:

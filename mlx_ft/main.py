@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -164,7 +164,10 @@ def _sweep(command: CommandLine) -> int:
         config=cfg,
     )
     arguments = OmegaConf.to_container(cfg.hydra.overrides.task)  # ${oc.env:...} stays as text
-    return int(sweeper.sweep(arguments))
+    try:
+        return int(sweeper.sweep(arguments))
+    except InstantiationException as error:  # of the launcher, before anything is written
+        raise ConfigError(explain(error)) from error
 
 
 def _report(error: Exception) -> None:

@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -137,14 +137,14 @@ def every_call(
         yield f"call {number} ({kind} {path}) {error}{' from there on' if stays else ''}", wrong
 
 
-def saves(folder: Path) -> tuple[int, list[str]]:
+def saves(folder: Path, errors: Sequence[str] = ERRORS) -> tuple[int, list[str]]:
     """Every call of one save fails in its turn, in this process; (how many, what is wrong)."""
     from mlx_ft import checkpoint
 
     names = ("adapters.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json")
     files = {name: name.encode() * 9999 for name in names}
     count, wrong = 0, []
-    for error in ERRORS:
+    for error in errors:
         for stays in (False, True):
             number = 0
             while True:
@@ -192,6 +192,11 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         folder.rmdir()
 
 
+def enlarge(folder: Path) -> None:
+    """There is room again on a small disk."""
+    subprocess.run(["mount", "-o", "remount,size=64M", str(folder)], check=True)
+
+
 def fill(path: Path) -> None:
     """Fill a disk to its last byte."""
     with suppress(OSError), path.open("wb", buffering=0) as file:
@@ -236,7 +241,7 @@ def full_disks(place: Place, whole: Path, count: int, chance: random.Random) -> 
             if timer is not None:
                 timer.join()
             (disk / "fill").unlink(missing_ok=True)
-            subprocess.run(["mount", "-o", "remount,size=64M", str(disk)], check=True)
+            enlarge(disk)
             wrong = judge(place, whole, run, ended)
         yield f"disk {'filled by others' if filled else f'of {size} bytes'}", wrong
 

@@ -19,6 +19,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -61,6 +62,11 @@ def child(order: dict[str, Any]) -> None:
     """Run one training and leave with its exit code."""
     os.chdir(order["folder"])
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    beside = None
+    if "file_size" in order:  # which does not limit what is printed
+        beside = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output)
+        assert beside.stdin is not None
+        output = beside.stdin.fileno()
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.update(order.get("env", {}))
@@ -86,13 +92,18 @@ def child(order: dict[str, Any]) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        if beside is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            for descriptor in (1, 2, output):
+                os.close(descriptor)
+            beside.wait()
         Path("events.txt").write_text(json.dumps([count, disk.calls if disk else []]))
         os._exit(code)
 
 
 def _restrain(order: dict[str, Any]) -> FaultyDisk | None:
     if (size := order.get("file_size")) is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     if (given := order.get("disk")) is None:
         return None
     disk = FaultyDisk(**{**given, "under": Path(given["under"])})

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import types
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -317,3 +317,18 @@ def test_a_runs_config_can_be_swept(world, tmp_path):
     assert main([*argv, "hydra.sweep.dir=again"]) == 0
     assert [call[0].optimizer.name for call in world.calls[2:]] == ["lion", "adam"]
     assert not list(tmp_path.rglob("*.log")) + list(tmp_path.rglob(".hydra"))
+
+
+def test_a_signal_that_a_finalizer_swallows_comes_again():
+    class Swallows:
+        def __del__(self):
+            with suppress(BaseException):  # as Python does with finalizers
+                signal.raise_signal(signal.SIGTERM)
+
+    with Stop():
+        Swallows()
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            time.sleep(5)
+    with Stop() as stop, stop.later():  # and none is left over
+        time.sleep(0.6)
+        stop.check()

@@ -156,7 +156,8 @@ def compose(hydra: Any, command: CommandLine) -> DictConfig:
     if _raw(cfg.hydra.sweep) == HYDRA_SWEEP_DIR:
         cfg.hydra.sweep.dir = SWEEP_DIR
     HydraConfig.instance().set_config(cfg)
-    if faults := composed_faults(cfg, _own(mode), command.for_hydra()):
+    folder = "hydra.sweep.dir" if command.multirun else "hydra.run.dir"
+    if faults := composed_faults(cfg, _own(mode), command.for_hydra(), folder):
         raise refusal("the configuration", faults)
     return cfg
 
@@ -254,7 +255,7 @@ def public_dict(cfg: DictConfig) -> dict[str, Any]:
 
     Complete and flat of Hydra: as `config.yaml` it runs again as it is.
     """
-    public = _escaped(asdict(resolve(cfg)))
+    public: dict[str, Any] = _escaped(asdict(resolve(cfg)))
     for name, text in _environment_texts(cfg).items():
         section, _, leaf = name.rpartition(".")
         (public[section] if section else public)[leaf] = text

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from mlx_ft.config.groups import Groups
 from mlx_ft.config.schema import Config
+from mlx_ft.config.screen import shown
 
 
 def path_fault(path: str) -> str | None:
@@ -28,6 +29,13 @@ def path_fault(path: str) -> str | None:
     except ValueError as error:
         return f"found {path!r}; this is no path: {error}"
     return None
+
+
+def folder_fault(value: Any) -> str | None:
+    """Why this cannot be a folder to write to; None for one that is merely not there."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
+        return f"found {shown(repr(value))}; expected a folder"
+    return path_fault(str(value))
 
 
 def idle_faults(

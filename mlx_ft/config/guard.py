@@ -17,6 +17,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mlx_ft.config.given import folder_fault
+
 MOST_VALUES = 100_000  # of a file, once its aliases are unfolded
 # What files may set of the `hydra` node, and what Hydra writes there itself.
 FREE = ("run.dir", "sweep.dir", "sweep.subdir", "verbose", "launcher", "runtime", "overrides",
@@ -83,10 +85,13 @@ def _searchpath_fault(content: Any) -> str | None:
     return None
 
 
-def composed_faults(cfg: DictConfig, own: DictConfig, arguments: Sequence[str]) -> list[str]:
+def composed_faults(
+    cfg: DictConfig, own: DictConfig, arguments: Sequence[str], folder: str
+) -> list[str]:
     """Faults of a composed configuration, with its `hydra` node.
 
-    own: composed of `conf/` alone. arguments: what Hydra was given.
+    own: composed of `conf/` alone. arguments: what Hydra was given. folder: the key of the one
+    that will be written to.
     """
     content = _plain(cfg)
     faults = [f"{name}: would run code and is refused. Remove it" for name in _targets(content)]
@@ -98,7 +103,16 @@ def composed_faults(cfg: DictConfig, own: DictConfig, arguments: Sequence[str]) 
     known = [*hydra["overrides"]["hydra"], *hydra["overrides"]["task"]]
     if sorted(map(str, known)) != sorted(arguments):
         faults.append("hydra.overrides: cannot be set. Give arguments on the command line")
-    return faults or _launcher_faults(cfg)
+    return faults or [*_launcher_faults(cfg), *_folder_faults(cfg, folder)]
+
+
+def _folder_faults(cfg: DictConfig, name: str) -> Iterator[str]:
+    try:
+        fault = folder_fault(OmegaConf.select(cfg, name))
+    except (OmegaConfBaseException, ValueError) as error:
+        fault = str(error).splitlines()[0]
+    if fault is not None:
+        yield f"{name}: {fault}"
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -128,7 +142,7 @@ def _differences(found: Any, expected: Any, at: str = "") -> Iterator[str]:
     if isinstance(found, Mapping) and isinstance(expected, Mapping):
         for key in found.keys() | expected.keys():
             name = f"{at}.{key}" if at else str(key)
-            yield from _differences(found.get(key), expected.get(key), name)
+            yield from _differences(found.get(key, ...), expected.get(key, ...), name)
     elif found != expected:
         yield at
 

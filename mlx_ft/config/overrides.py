@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from mlx_ft.config.given import path_fault
+from mlx_ft.config.given import folder_fault
 from mlx_ft.config.groups import Groups
 from mlx_ft.config.keys import QUANTIZE_KEYS, convert, keys, sections
 from mlx_ft.config.screen import shown
@@ -122,15 +122,8 @@ def _hydra_faults(
     else:
         value = override.value()
         yield from _interpolation_faults(value, paths=key in HYDRA_PATHS)
-        if key in HYDRA_PATHS:
-            yield from _folder_faults(value)
-
-
-def _folder_faults(value: Any) -> Iterator[str]:
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
-        yield f"found {shown(repr(value))}; expected a folder"
-    elif unusable := path_fault(str(value)):
-        yield unusable
+        if key in HYDRA_PATHS and (unusable := folder_fault(value)):
+            yield unusable
 
 
 def _parse(text: str, parser: Any) -> tuple[Override | None, str]:

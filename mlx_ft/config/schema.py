@@ -114,12 +114,14 @@ class MemoryProfileConfig:
 
     name: str = option("auto", "Short name of the profile.")
     micro_batch_size: Any = option(
-        "auto", "Rows in one forward and backward pass.", kind="int|'auto'", minimum=1
+        "auto", "Rows in one gradient computation.", kind="int|'auto'", minimum=1, maximum=10**6
     )
     grad_accumulation_steps: Any = option(
-        "auto", "Micro-batches in one optimizer step.", kind="int|'auto'", minimum=1
+        "auto", "Micro-batches in one optimizer step.", kind="int|'auto'", minimum=1, maximum=10**6
     )
-    max_seq_length: Any = option("auto", "Longest row in tokens.", kind="int|'auto'", minimum=2)
+    max_seq_length: Any = option(
+        "auto", "Longest row in tokens.", kind="int|'auto'", minimum=2, maximum=10**9
+    )
     grad_checkpoint: Any = option(
         "auto",
         "Recompute activations in the backward pass: slower, much less memory.",
@@ -136,16 +138,10 @@ class MemoryProfileConfig:
         kind="mapping|null|'auto'",
     )
     cache_limit_gb: float | None = option(
-        None,
-        "Upper bound of MLX's buffer cache; `null` leaves MLX's own.",
-        minimum=0,
-        maximum=10**6,
+        None, "Upper bound of MLX's buffer cache; `null`: MLX's own.", minimum=0, maximum=10**6
     )
     wired_limit_gb: float | None = option(
-        None,
-        "Memory that macOS keeps resident; `null` takes what Metal recommends.",
-        minimum=0,
-        maximum=10**6,
+        None, "Memory kept resident by macOS; `null`: Metal's advice.", minimum=0, maximum=10**6
     )
     memory_limit_gb: float | None = option(
         None, "Memory that a run should stay under; `null`: no limit.", above=0, maximum=10**6
@@ -246,6 +242,7 @@ class EvalConfig:
         "Longest answer in tokens; `auto`: a quarter more than the longest expected answer.",
         kind="int|'auto'",
         minimum=1,
+        maximum=10**6,
     )
     samples: int = option(3, "Answers shown side by side at the end.", minimum=0)
 

@@ -174,6 +174,11 @@ def test_where_mlflow_could_never_keep_a_run_is_refused(uri):
     assert fault.startswith("tracking.uri: expected a database (sqlite:///FOLDER/mlflow.db")
 
 
+def test_a_step_of_more_micro_batches_than_ever_end_is_refused():
+    [fault] = check(changed(memory_profile__grad_accumulation_steps=10**19))
+    assert "at most 1,000,000" in fault
+
+
 @pytest.mark.parametrize("name", ["cache_limit_gb", "wired_limit_gb", "memory_limit_gb"])
 def test_more_bytes_than_a_number_of_mlx_holds_are_refused(name):
     [fault] = check(changed(**{f"memory_profile__{name}": 1e12}))

@@ -80,6 +80,20 @@ def test_a_launcher_of_the_users_file_is_refused(tmp_path, canary):
     assert not any(path.exists() for path in canary)
 
 
+@pytest.mark.parametrize("folder", ["${oc.env:MLX_FT_NONE}", "${oc.env:MLX_FT_EMPTY}"])
+@pytest.mark.parametrize(("key", "multirun"), [("run", False), ("sweep", True)])
+def test_a_folder_that_is_none_is_refused(tmp_path, monkeypatch, folder, key, multirun):
+    monkeypatch.setenv("MLX_FT_EMPTY", " ")
+    text = f"defaults: [main, _self_]\nhydra: {{{key}: {{dir: '{folder}'}}}}"
+    assert faults(tmp_path, text, multirun=multirun).startswith(f"hydra.{key}.dir: ")
+
+
+def test_a_key_without_a_value_is_a_difference_too(tmp_path):
+    assert "hydra.sweeper.x" in faults(
+        tmp_path, "defaults: [main, _self_]\nhydra: {sweeper: {x: }}"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     ["{run: {dir: r}, sweep: {dir: s, subdir: t}}", "{verbose: true}", "{job: {name: x}}", "{}"],

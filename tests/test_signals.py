@@ -1,0 +1,62 @@
+"""SIGTERM and Ctrl-C at random moments: the small form of `python proofs/signals.py`."""
+
+import json
+import random
+import shutil
+
+import pytest
+
+from proofs.kills import Place
+from proofs.signals import NAME, SLOW, arguments, once, outcome, starts, twice
+
+SEED = 11
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A zygote, and the run that is never stopped, with how long it takes."""
+    place = Place(tmp_path_factory.mktemp("signals"))
+    plain = place.start(arguments(NAME, "reference"))
+    assert plain["code"] == 0, place.output()
+    place.output()
+    place.seconds = plain["seconds"]
+    yield place
+    place.close()
+
+
+def test_a_signal_at_a_random_moment(place):
+    words = []
+    for word, wrong in once(place, 5, place.seconds, random.Random(SEED)):
+        assert wrong == []
+        words.append(word)
+    assert "killed" in words
+
+
+def test_a_second_signal_ends_a_long_step_at_once(place):
+    assert place.start(arguments(NAME, "slow", *SLOW))["code"] == 0, place.output()
+    for word, wrong in twice(place, 1, random.Random(SEED)):
+        assert (word, wrong) == ("at once", [])
+
+
+def test_a_real_process_while_it_starts(place):
+    for word, wrong in starts(place, 2, random.Random(SEED)):
+        assert (word, wrong) == ("start: not begun", [])
+
+
+def test_what_is_judged_by_is_not_blind(place):
+    """A run that finished and says KILLED, one whose checkpoint is missing, one that wrote."""
+    run = place.folder / "reference"
+    ended = {"code": 143, "signal": None, "rows": [0, 1]}
+    kept = (run / "summary.json").read_text()
+    (run / "summary.json").write_text(json.dumps({**json.loads(kept), "status": "KILLED"}))
+    word, wrong = outcome(place, "reference", ended, 15)
+    (run / "summary.json").write_text(kept)
+    assert word == "killed"
+    assert [fault.partition(":")[0] for fault in wrong] == [
+        "stopped at step 24, the signal came after step [0, 1]", "MLflow says ['FINISHED']",
+    ]  # fmt: skip
+    shutil.copytree(run / "figures", place.folder / "other" / "figures")
+    word, wrong = outcome(place, "other", {**ended, "code": 1}, 15)
+    assert word == "not begun"
+    assert "ends with 1" in wrong[0]
+    assert "left ['figures'" in wrong[1]
