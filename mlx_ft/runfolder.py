@@ -155,7 +155,9 @@ class RunFolder:
 
 def held_files(path: Path) -> list[str]:
     """The files by which a folder is known to hold a run."""
-    return [name for name in ("config.yaml", "summary.json") if (path / name).exists()]
+    found = [name for name in ("config.yaml", "summary.json") if (path / name).exists()]
+    # A new run would take another's checkpoint for its own, made before.
+    return found + (["checkpoints"] if checkpoint_folders(path / "checkpoints") else [])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,20 +12,21 @@ from typing import Any
 
 from rich.console import Console
 
-from mlx_ft import checkpoint, memory, memory_guard, optim, resume, summary, tracking, trainer
+from mlx_ft import memory, memory_guard, optim, resume, summary, tracking, trainer
 from mlx_ft.accept import Accepted
 from mlx_ft.console import Display
-from mlx_ft.crash import Crash, CrashLog, last_crash
+from mlx_ft.crash import CrashLog, last_crash
 from mlx_ft.data import batch as batching
 from mlx_ft.data.arrays import pad_id
-from mlx_ft.errors import CheckpointError, TrainingError
+from mlx_ft.errors import TrainingError
 from mlx_ft.evaluation import Validation
 from mlx_ft.interrupt import StopSignal
 from mlx_ft.judge import Judge
+from mlx_ft.keeper import Keeper
 from mlx_ft.outcome import finished_already, show_result, shown
 from mlx_ft.record import Record
 from mlx_ft.resume import Resumed
-from mlx_ft.runfolder import RunFolder, checkpoint_folders, step_of
+from mlx_ft.runfolder import RunFolder
 from mlx_ft.state import TrainState, progress_of
 from mlx_ft.target import Target
 from mlx_ft.trainer import StepResult
@@ -63,7 +63,6 @@ class Session:
         self.config = accepted.config
         self.folder = folder
         self.console = console
-        self.started = started
         self.stop = StopSignal()
         profile = self.config.memory_profile
         filling = pad_id(accepted.loaded.tokenizer, accepted.vocabulary)
@@ -91,8 +90,15 @@ class Session:
         self.training = False  # whether the model holds the adapter that is being trained
         self.judge = Judge(accepted, self.record, self.stop, filling)
         self.kept: Validation | None = None
-        self.saved_step = 0  # of the newest checkpoint
-        self._earlier_seconds = 0.0
+        self.keeper = Keeper(
+            accepted,
+            self.record,
+            self.state,
+            self.guard,
+            self.plan.steps,
+            self.fingerprint,
+            started,
+        )
 
     def find_checkpoint(self, target: Target) -> bool:
         """Look up what the run has to go on from; False when it is finished. Changes nothing.
@@ -129,7 +135,7 @@ class Session:
     def train(self) -> None:
         """Judge the base, train, keep the best adapter, judge it."""
         if self.resumed is not None:
-            self._tidy(self.resumed)
+            self.keeper.tidy(self.resumed, self.crash)
         progress = self.state.progress
         with (
             Display(self.console, self.plan.steps, self.config.train.log_every) as display,
@@ -139,57 +145,14 @@ class Session:
             restart = self.resumed is not None and self.resumed.saved is None
             self.judge.base(display, again=self.resumed is not None, restart=restart)
             if self.resumed is not None:
-                self._go_on(self.resumed)
+                self.keeper.restore(self.resumed)
             self.training = True
             display.training(progress.step)
             self._train_steps(display)
-            if self.state.progress.step != self.saved_step:
-                self._save()  # a longer run can go on from here
+            if self.state.progress.step != self.keeper.saved_step:
+                self.keeper.save()  # a longer run can go on from here
             self._keep_adapter()
             self.judge.answers_after = self.judge.answers(display, progress.step)
-
-    def _tidy(self, resumed: Resumed) -> None:
-        """Put out of the way what no run may take for a checkpoint; take over the counters."""
-        for folder, faults in resumed.damaged.items():
-            checkpoint.set_aside(folder, faults)
-        for folder in resumed.newer:
-            checkpoint.set_aside(folder, ["an earlier checkpoint was asked for"])
-        checkpoint.sweep(self.folder.checkpoints)
-        if resumed.saved is not None:
-            self.state.progress = progress_of(resumed.saved)
-            self._earlier_seconds = self.state.progress.wall_seconds
-            self.guard.resume(resumed.saved.state["memory"])
-        self.state.progress.resumes += 1
-        if self.crash is not None:
-            self._take_smaller_parts(self.crash)
-
-    def _take_smaller_parts(self, crash: Crash) -> None:
-        """Memory is taken to be why the last process died: half of it may do."""
-        progress = self.state.progress
-        progress.parts = max(progress.parts, 2 * crash.parts)
-        progress.out_of_memory += 1
-        logger.warning(
-            "the last process of this run crashed (%s): every micro-batch is taken in %d parts "
-            "from now on; the effective batch stays as it is",
-            crash.reason,
-            progress.parts,
-        )
-        profile = self.config.memory_profile
-        if crash.parts >= profile.micro_batch_size:
-            saves = "; ".join(self.guard.advice(profile.max_seq_length))
-            logger.warning("it took single rows already. What saves memory here: %s", saves)
-
-    def _go_on(self, resumed: Resumed) -> None:
-        """Become the saved state: from here on the run is as if it had never stopped."""
-        progress, saved = self.state.progress, resumed.saved
-        self.record.note_resume(resumed.changes, progress)
-        if saved is None:
-            logger.info("the run begins again: it had not come to its first checkpoint")
-            return
-        self.state.restore(saved)
-        self.saved_step = saved.step
-        self.record.keep_rows(progress.metrics_rows)
-        logger.info("the run goes on from %s, after step %d", saved.folder, progress.step)
 
     def _train_steps(self, display: Display) -> None:
         config = self.config
@@ -217,11 +180,11 @@ class Session:
         display.step(result, usage)
         self.record.step(result, usage, progress)
         if result.spike and self.config.train.on_spike == "rewind":
-            self._rewind()
+            self.keeper.rewind()
         if (notice := self.guard.check()) is not None:
             logger.warning("memory: %s", notice.message)
             if notice.stop:
-                self._save()
+                self.keeper.save()
                 raise TrainingError(f"{notice.message}. Close other programs, then go on")
         self.stop.check()
 
@@ -241,8 +204,8 @@ class Session:
         if progress.validated_step == step and self._out_of_patience():
             return True
         every = self.config.checkpoint.every
-        if not last and every and step % every == 0 and step != self.saved_step:
-            self._save()
+        if not last and every and step % every == 0 and step != self.keeper.saved_step:
+            self.keeper.save()
         return False
 
     def _validation_interval(self) -> int:
@@ -268,39 +231,6 @@ class Session:
         )
         return True
 
-    def _rewind(self) -> None:
-        """Take adapter and optimizer back to the last regular checkpoint; the data goes on."""
-        progress, every = self.state.progress, self.config.checkpoint.every
-        for folder in reversed(checkpoint_folders(self.folder.checkpoints)):
-            step = step_of(folder)
-            if not every or step % every or step >= progress.step:
-                continue  # one that a stop left is not there in a run that never stopped
-            try:
-                saved = checkpoint.load(folder)
-            except CheckpointError as error:
-                checkpoint.set_aside(folder, list(error.faults))
-                continue
-            self.state.restore_arrays(saved)
-            progress.recent_losses = progress_of(saved).recent_losses
-            progress.rewinds += 1
-            logger.warning("rewound to the adapter of step %d after the spike", step)
-            return
-        logger.warning("there is no checkpoint to rewind to yet: the spike is only skipped")
-
-    def _save(self) -> None:
-        self._count_seconds()
-        about = {
-            "fingerprint": self.fingerprint,
-            "plan_steps": self.plan.steps,
-            "memory": self.guard.learned(),
-        }
-        self.record.checkpoint(self.state, self.accepted, about)
-        self.saved_step = self.state.progress.step
-
-    def _count_seconds(self) -> None:
-        spent = time.monotonic() - self.started  # no clock change matters
-        self.state.progress.wall_seconds = self._earlier_seconds + spent
-
     def _keep_adapter(self) -> None:
         """Write the adapter that the run ends with; `kept` is its validation, if it had one."""
         progress = self.state.progress
@@ -315,8 +245,8 @@ class Session:
     def end(self, status: str, reason: str | None = None) -> RunResult:
         """Write what there is, whatever happened, and close the records."""
         if self.training and self.state.progress.step:  # the run ended early
-            if status == "KILLED" and self.state.progress.step != self.saved_step:
-                self._save()
+            if status == "KILLED" and self.state.progress.step != self.keeper.saved_step:
+                self.keeper.save()
             self._keep_adapter()
         summary = self.summary(status, reason)
         self.record.end(summary, self.judge.answers_before, self.judge.answers_after)
@@ -335,7 +265,7 @@ class Session:
 
     def summary(self, status: str, reason: str | None) -> dict[str, Any]:
         """The contract of `summary.json`; see docs/runs.md."""
-        self._count_seconds()
+        self.keeper.count_seconds()
         adapter = self.folder.adapter
         return {
             "status": status,

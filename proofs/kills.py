@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
 
 def tracked(folder: Path, run: str) -> tuple[list[str], Counter[tuple[str, int]]]:
     """Statuses of a run folder's MLflow runs, and how often each (metric, step) is there."""
-    with sqlite3.connect(folder / "mlruns" / "mlflow.db") as database:
+    with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as database:
         ids = database.execute(
             "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
             "where t.key = 'mlx_ft.run_dir' and t.value = ?", (str((folder / run).resolve()),),

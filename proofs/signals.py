@@ -37,7 +37,8 @@ sys.path.insert(0, str(ROOT))
 from proofs.kills import SCENARIOS, Place, arguments, faults, tracked  # noqa: E402
 
 NAME = "accumulation and dropout"
-assert NAME in SCENARIOS
+PLAIN = "adamw, cosine"
+assert {NAME, PLAIN} <= SCENARIOS.keys()
 SLOW = ("memory_profile.grad_accumulation_steps=600", "train.max_steps=2", "checkpoint.every=1")
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 AGAIN = 1.2  # seconds; a wrapper's second signal comes sooner, and counts as one
@@ -93,9 +94,9 @@ def killed_wrongly(folder: Path, summary: dict[str, Any], rows: list[int]) -> li
     return wrong
 
 
-def resumed(place: Place, reference: str, run: str, *more: str) -> list[str]:
+def resumed(place: Place, reference: str, given: list[str], run: str) -> list[str]:
     """Let the run go on to its end; what differs from the one that was never stopped."""
-    ended = place.start(arguments(NAME, run, *more))
+    ended = place.start(given)
     if ended["code"] != 0:
         return [f"does not go on: {ended}: {place.output()[-600:]}"]
     place.output()
@@ -113,7 +114,7 @@ def once(
             arguments(NAME, run), after=after, signal=number, watch=f"{run}/metrics.jsonl"
         )
         word, wrong = outcome(place, run, ended, number)
-        wrong += resumed(place, "reference", run)
+        wrong += resumed(place, "reference", arguments(NAME, run), run)
         yield word, [f"{number.name} after {after:.2f} s: {fault}" for fault in wrong]
 
 
@@ -125,7 +126,7 @@ def twice(place: Place, count: int, chance: random.Random) -> Iterator[tuple[str
         run, number = f"twice-{turn}", signal.SIGTERM if turn % 2 else signal.SIGINT
         order = {"signal": number, "again": AGAIN, "watch": f"{run}/metrics.jsonl"}
         after = chance.uniform(1.0, 4.0)
-        ended = place.start(arguments(NAME, run, *SLOW), after=after, **order)
+        ended = place.start(arguments(PLAIN, run, *SLOW), after=after, **order)
         output, folder = place.output(), place.folder / run
         wrong = ["shows a traceback"] if "Traceback" in output else []
         if (128 + ended["signal"] if ended["signal"] else ended["code"]) != CODES[number]:
@@ -135,7 +136,7 @@ def twice(place: Place, count: int, chance: random.Random) -> Iterator[tuple[str
         _, damaged = checkpoint.newest(folder / "checkpoints")
         wrong += [f"{path.name} is damaged" for path in damaged]
         word = "stopped" if _summary(folder) else "at once"
-        yield word, wrong + resumed(place, "slow", run, *SLOW)
+        yield word, wrong + resumed(place, "slow", arguments(PLAIN, run, *SLOW), run)
 
 
 def starts(place: Place, count: int, chance: random.Random) -> Iterator[tuple[str, list[str]]]:
@@ -158,7 +159,7 @@ def starts(place: Place, count: int, chance: random.Random) -> Iterator[tuple[st
             code = process.wait(60)
         ended = {"code": code if code >= 0 else None, "signal": max(0, -code), "rows": [0, 0]}
         word, wrong = outcome(place, run, ended, number)
-        yield f"start: {word}", wrong + resumed(place, "reference", run)
+        yield f"start: {word}", wrong + resumed(place, "reference", arguments(NAME, run), run)
 
 
 def main(count: int = 50, again: int = 6, real: int = 12, seed: int = 0) -> int:
@@ -167,7 +168,7 @@ def main(count: int = 50, again: int = 6, real: int = 12, seed: int = 0) -> int:
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))
         plain = place.start(arguments(NAME, "reference"))
-        slow = place.start(arguments(NAME, "slow", *SLOW))
+        slow = place.start(arguments(PLAIN, "slow", *SLOW))
         assert plain["code"] == slow["code"] == 0, place.output()
         place.output()
         parts = {

@@ -184,3 +184,15 @@ def test_an_empty_folder_of_checkpoints_is_a_beginning_and_a_file_is_none(place,
     (run / "checkpoints").mkdir()
     assert main(RESUMABLE) == 0
     assert (run / "adapter" / "adapters.safetensors").read_bytes() == weights
+
+
+def test_checkpoints_without_a_configuration_are_a_run_too(place, capsys):
+    assert main(RESUMABLE) == 0
+    run = place / "run"
+    for name in ("config.yaml", "summary.json"):
+        (run / name).unlink()
+    before = told(run)
+    assert main(job("seed=7")) == 2
+    assert "already holds a run (checkpoints)" in capsys.readouterr().err
+    assert told(run) == before
+    assert main(RESUMABLE) == 0

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 
 import mlx.core as mx
 import numpy as np
@@ -51,7 +52,7 @@ def test_a_nan_is_skipped_counted_and_never_saved(place, plant, capsys):
     assert saved[1] == saved[2]  # step 3 changed nothing
     assert saved[2] != saved[3]
     assert all(np.isfinite(np.array(array)).all() for array in weights(place / "run").values())
-    with sqlite3.connect(place / "mlruns" / "mlflow.db") as database:
+    with closing(sqlite3.connect(place / "mlruns" / "mlflow.db")) as database:
         points = dict(database.execute("select key, value from metrics where key like '%skipped%'"))
     assert points == {"train/skipped_steps": 1, "final/skipped_steps": 1}
 
@@ -177,7 +178,7 @@ def test_a_tracker_that_is_down_changes_nothing_and_is_told_later_once(place, ca
     database.rmdir()
     for _ in range(2):
         assert cli(["sync", "run"]) == 0
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         runs = connection.execute("select status from runs").fetchall()
         counts = connection.execute("select count(*) from metrics group by key, step").fetchall()
         losses = connection.execute("select step from metrics where key = 'train/loss'").fetchall()

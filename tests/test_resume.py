@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_changes_are_tagged_in_the_same_mlflow_run(place):
     assert main(resumable(*tracked, f"train.resume={run_id}", *change)) != 0  # not in outputs
     assert main(resumable(*tracked, "train.resume=run", *change)) == 0
     assert summary(place / "run")["run_id"] == run_id
-    with sqlite3.connect(place / "mlruns" / "mlflow.db") as database:
+    with closing(sqlite3.connect(place / "mlruns" / "mlflow.db")) as database:
         tags = dict(database.execute("select key, value from tags").fetchall())
         runs = database.execute("select run_uuid, status from runs").fetchall()
     assert runs == [(run_id, "FINISHED")]
