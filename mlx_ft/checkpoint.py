@@ -66,9 +66,11 @@ def save(parent: Path, step: int, files: Mapping[str, bytes]) -> Path:
     """Write `files` and their manifest as the checkpoint of `step`; returns its folder.
 
     A whole checkpoint of that step which is there already stays. Raises OSError; what was there
-    before is then untouched, and nothing of this one is left.
+    before is then untouched, and nothing of this one is left under its name, unless all of it is.
     """
-    parent.mkdir(parents=True, exist_ok=True)
+    if not parent.exists():
+        parent.mkdir(parents=True)
+        durable.sync_folder(parent.parent)
     target = parent / f"step-{step:06d}"
     if target.exists():
         faults = damage(target)
@@ -80,7 +82,7 @@ def save(parent: Path, step: int, files: Mapping[str, bytes]) -> Path:
         durable.write_files(scratch / "new", {**files, MANIFEST: _manifest(files)})
         (scratch / "new").rename(target)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
     durable.sync_folder(parent)
     return target
 
@@ -246,9 +248,11 @@ def sweep(parent: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Whatever it is; what cannot be removed stays."""
+    """Whatever it is; what cannot be removed stays, and is said to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
             path.unlink()
+    if os.path.lexists(path):
+        logger.warning("%s could not be removed; nothing needs it", path)

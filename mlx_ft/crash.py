@@ -123,5 +123,5 @@ def _read(path: Path) -> str:
 def _parts(line: str) -> int:
     try:
         return max(1, int(json.loads(line)["parts"]))
-    except (ValueError, TypeError, KeyError):  # cut off by the crash
+    except (ValueError, TypeError, KeyError, OverflowError):  # cut off by the crash
         return 1

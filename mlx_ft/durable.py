@@ -48,10 +48,13 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Make `folder` hold just `files`: it appears whole. Raises OSError; an earlier one then stays.
 
-    Two renames: a crash between them leaves both contents, as `.<name>.old` and `.<name>.partial`.
+    Two renames: a crash between them leaves both contents, as `.<name>.old` and `.<name>.partial`;
+    the next call puts the earlier one back before it writes.
     """
     partial = folder.with_name(f".{folder.name}{PARTIAL}")
     old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():  # killed between the two renames
+        old.rename(folder)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mlx_ft import evaluation
 from mlx_ft.accept import Accepted
@@ -42,7 +43,7 @@ class Judge:
         checkpoint, so that nothing but this judgement is left of it. Raises TrainingError for a
         base that nothing can be learned from.
         """
-        earlier = self.record.load_base() if again else None
+        earlier = self.record.load_base(self.subject) if again else None
         if restart:
             self.record.keep_rows(earlier[2] if earlier else 0)
         if earlier is not None:
@@ -52,7 +53,23 @@ class Judge:
             self.before = self.validate(display, 0)
             _check_base(self.before)
             self.answers_before = self.answers(display, 0)
-            self.record.save_base(self.before, self.answers_before)
+            self.record.save_base(self.before, self.answers_before, self.subject)
+
+    @property
+    def subject(self) -> dict[str, Any]:
+        """What the judgement depends on, beside the model."""
+        config, data = self.accepted.config.eval, self.accepted.config.data
+        names = ("batch_size", "max_rows", "task_rows", "max_tokens")
+        return {
+            "data": self.accepted.dataset.digest,
+            "metric": data.metric,
+            **{name: getattr(config, name) for name in names},
+        }
+
+    def recall(self) -> None:
+        """Take over how an earlier process judged the base, as far as it is known and fits."""
+        if (earlier := self.record.load_base(self.subject)) is not None:
+            self.before, self.answers_before, _ = earlier
 
     def validate(self, display: Display, step: int) -> Validation | None:
         """Validation loss; None without validation rows."""

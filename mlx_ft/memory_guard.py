@@ -73,16 +73,16 @@ class MemoryGuard:
         """Around the work on one part: what it takes is learned."""
         return nullcontext() if self._watch is None else self._watch.observing(mask)
 
-    def ran_out(self, reason: str, mask: np.ndarray, progress: Progress) -> None:
-        """Memory ran out on this batch: take smaller parts from now on.
+    def ran_out(self, reason: str, mask: np.ndarray, taken: int, progress: Progress) -> None:
+        """Memory ran out on this batch, taken in so many parts: take smaller ones from now on.
 
         Raises TrainingError when a part was a single row.
         """
         mx.clear_cache()
         progress.out_of_memory += 1
-        if progress.parts >= len(mask):
+        if taken >= len(mask):
             raise self._too_large(mask, reason)
-        progress.parts = min(2 * progress.parts, len(mask))
+        progress.parts = min(2 * taken, len(mask))
         if self._log is not None:
             self._log.set_parts(progress.parts)
         logger.warning(
@@ -92,6 +92,13 @@ class MemoryGuard:
             reason.splitlines()[0][:200],
             progress.parts,
             max(1, len(mask) // progress.parts),
+        )
+
+    def no_update(self, reason: str) -> TrainingError:
+        """Memory ran out in the optimizer's update, which no smaller batch changes."""
+        return TrainingError(
+            f"memory ran out in the optimizer's update ({reason}). What saves memory here:",
+            [*self._advise(0, 0), "optimizer=sgd or lion keeps one array a weight, adamw two"],
         )
 
     def learned(self) -> dict[str, float]:

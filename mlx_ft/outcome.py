@@ -82,10 +82,13 @@ def left_behind(
     return "\n".join(lines)
 
 
-def finished_already(summary: Mapping[str, Any], run_dir: Path) -> str:
+def finished_already(summary: Mapping[str, Any], run_dir: Path, *, stopped_early: bool) -> str:
     """What to say of a run that is asked to go on and has nothing left to do."""
     place = shown(run_dir)
-    longer = f"mlx-ft resume {shlex.quote(place)} train.max_steps={2 * summary['steps']}"
+    more = f"train.max_steps={2 * summary['steps']}"
+    if stopped_early:
+        more = "train.early_stopping_patience=null"
+    longer = f"mlx-ft resume {shlex.quote(place)} {more}"
     return "\n".join([
         f"{place} is finished: {summary['steps']} steps. Nothing was done.",
         _next_command("use it", _generate(place)),

@@ -54,6 +54,8 @@ class Record:
         overrides: Sequence[str],
         choices: Mapping[str, str],
         fingerprint: Mapping[str, Any],
+        *,
+        resumed: bool,
     ) -> None:
         """Save the configuration, open the tracked run, say what is about to happen."""
         config, stats = self.config, accepted.dataset.stats
@@ -63,8 +65,7 @@ class Record:
         located = accepted.loaded.located
         tags = {
             "mlx_ft.run_dir": str(self.folder.path),
-            "mlx_ft.overrides": " ".join(overrides),
-            "mlx_ft.choices": " ".join(f"{key}={value}" for key, value in choices.items()),
+            **self._how(overrides, choices, resumed=resumed),
             "mlx_ft.device": accepted.device,
             "mlx_ft.model": f"{located.name} ({located.source})",
             "mlx_ft.model_revision": located.revision or "none",
@@ -95,6 +96,16 @@ class Record:
             self.folder.path,
         )
 
+    @staticmethod
+    def _how(
+        overrides: Sequence[str], choices: Mapping[str, str], *, resumed: bool
+    ) -> dict[str, str]:
+        """The command line as tags; how a run was begun stays when it goes on."""
+        if resumed:
+            return {"mlx_ft.resume_overrides": " ".join(overrides)}
+        chosen = " ".join(f"{key}={value}" for key, value in choices.items())
+        return {"mlx_ft.overrides": " ".join(overrides), "mlx_ft.choices": chosen}
+
     def _fresh_config(self) -> dict[str, Any]:
         """The configuration as it begins a run: what went on from where is not part of it."""
         train = {**self.public["train"], "resume": "never", "resume_allow": None}
@@ -116,9 +127,12 @@ class Record:
             logger.warning("resumed with changes, %s", tags["mlx_ft.resumed_with"])
         self.tracker.log_tags(tags)
 
-    def save_base(self, validation: Validation | None, answers: Sequence[Answer]) -> None:
-        """Keep the judgement of the base model for a run that goes on from here."""
+    def save_base(
+        self, validation: Validation | None, answers: Sequence[Answer], subject: Mapping[str, Any]
+    ) -> None:
+        """Keep the judgement of the base model for a run that goes on. subject: what on."""
         content = {
+            "subject": subject,
             "validation": None if validation is None else asdict(validation),
             "answers": [asdict(answer) for answer in answers],
             "rows": len(self.rows),
@@ -127,13 +141,21 @@ class Record:
         checked = {"sha256": _sha256(text), "content": text}
         self.folder.write_text(BASE, json.dumps(checked) + "\n")
 
-    def load_base(self) -> tuple[Validation | None, list[Answer], int] | None:
-        """What `save_base` kept, with the number of metric rows then; None: not there, damaged."""
+    def load_base(
+        self, subject: Mapping[str, Any]
+    ) -> tuple[Validation | None, list[Answer], int] | None:
+        """What `save_base` kept, with the number of metric rows then.
+
+        None: it is not there, damaged, or about other rows than `subject`.
+        """
         try:
             checked = json.loads((self.folder.path / BASE).read_text("utf-8"))
             if checked["sha256"] != _sha256(checked["content"]):
                 raise ValueError
             content = json.loads(checked["content"])
+            if content["subject"] != dict(subject):
+                logger.warning("other evaluation settings: the base model is judged again")
+                return None
             validation = content["validation"]
             answers = [Answer(**answer) for answer in content["answers"]]
             return (
@@ -235,11 +257,7 @@ class Record:
         self, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]
     ) -> None:
         """Figures, samples, summary and adapter; then the tracked run's status."""
-        try:
-            self._write_end(summary, before, after)
-        except BaseException as error:
-            self.tracker.end("FAILED", f"the end of the run could not be written: {error}")
-            raise
+        self._write_end(summary, before, after)
         self.tracker.end(summary["status"], summary["reason"])
 
     def notify(self, summary: Mapping[str, Any]) -> None:
@@ -251,8 +269,8 @@ class Record:
         self, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]
     ) -> None:
         rows = sample_rows(before, after)
-        self.folder.write_rows("samples.jsonl", rows)
         if rows:
+            self.folder.write_rows("samples.jsonl", rows)
             self.tracker.log_table("samples", rows)
             self.tracker.log_file(self.folder.path / "samples.jsonl")
         finished = summary["status"] == "FINISHED"

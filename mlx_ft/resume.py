@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -15,7 +15,7 @@ from typing import Any
 from mlx_ft import checkpoint, optim
 from mlx_ft.accept import Accepted
 from mlx_ft.checkpoint import Checkpoint
-from mlx_ft.config.schema import Config
+from mlx_ft.config.schema import OptimizerConfig, TrainConfig
 from mlx_ft.errors import CheckpointError
 from mlx_ft.models.load import Located
 from mlx_ft.runfolder import ORIGIN, checkpoint_folders, read_json, step_of
@@ -36,7 +36,7 @@ FREE_KEYS = frozenset({
     "memory_profile.name", "memory_profile.cache_limit_gb", "memory_profile.wired_limit_gb",
     "memory_profile.memory_limit_gb", "memory_profile.quantize",
 })  # fmt: skip
-EDGE = 1 << 20  # bytes of each end of a weight file that are read to tell it from others
+STRIPES, STRIPE = 64, 1 << 16  # how much of a weight file is read to tell it from others: bytes
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,15 @@ def read(found: Target, now: Mapping[str, Any], allow: Any) -> Resumed:
     else:
         saved = checkpoint.load(found.checkpoint)
         newer = tuple(p for p in checkpoint_folders(parent) if step_of(p) > saved.step)
-    before = read_json(found.folder / ORIGIN).get("fingerprint", {})
-    if saved is not None:
-        before = saved.state["fingerprint"]
-    if not _is_fingerprint(before):
+    accepted = read_json(found.folder / ORIGIN).get("fingerprint", {})
+    before = accepted if saved is None else saved.state["fingerprint"]
+    if not (_is_fingerprint(before) and _is_fingerprint(accepted)):
         raise CheckpointError(f"{found.folder}: what the run was made from is not told as expected")
-    changes = _accepted(differences(before, now), allow, found.folder)
+    changed = differences(before, now)
+    if accepted and not differences(accepted, now):  # an earlier resume was allowed them
+        changes = tuple(changed.values())
+    else:
+        changes = _accepted(changed, allow, found.folder)
     summary = read_json(found.folder / "summary.json")
     return Resumed(saved, summary, changes, damaged, newer)
 
@@ -121,10 +124,11 @@ def fingerprint(accepted: Accepted) -> dict[str, Any]:
             name = f"{section}.{leaf}" if leaf else section
             if name not in FREE_KEYS:
                 settings[name] = value
-    located = accepted.loaded.located
+    if accepted.config.train.on_spike == "rewind":  # to a checkpoint that must be there
+        settings["checkpoint.every"] = accepted.config.checkpoint.every
     return {
         "settings": settings,
-        "model": {"name": located.name, "weights": _weights(located)},
+        "model": {"weights": _weights(accepted.loaded.located)},
         "data": {"digest": accepted.dataset.digest, "rows": len(accepted.dataset.train)},
         "device": accepted.device,
         "versions": {name: metadata.version(name) for name in ("mlx", "mlx-lm", "mlx-ft")},
@@ -132,15 +136,15 @@ def fingerprint(accepted: Accepted) -> dict[str, Any]:
 
 
 def _weights(located: Located) -> str:
-    """Tells the weights from others without reading all of them: names, sizes, and both ends."""
-    digest = hashlib.sha256()
+    """Tells the weights from others without reading all of them: sizes, and stripes of each."""
+    digest = hashlib.sha256(json.dumps(located.config, sort_keys=True).encode())
     for path in sorted(located.path.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
-            digest.update(file.read(EDGE))
-            file.seek(max(0, size - EDGE), os.SEEK_SET)
-            digest.update(file.read(EDGE))
+            for stripe in range(STRIPES):
+                file.seek(stripe * max(0, size - STRIPE) // (STRIPES - 1))
+                digest.update(file.read(STRIPE))
     return digest.hexdigest()
 
 
@@ -184,31 +188,39 @@ def is_finished(resumed: Resumed, plan: Plan, patience: int | None) -> bool:
         return False
     before = int(saved.state["plan_steps"])
     waited = saved.state["progress"]["evaluations_without_gain"]
-    stopped_early = saved.step < before and (patience is None or waited < patience)
-    return plan.steps <= before and not stopped_early
+    if saved.step < before:  # it was stopped early
+        return patience is not None and waited >= patience
+    return plan.steps <= before
 
 
-def check_length(saved: Checkpoint, plan: Plan, config: Config) -> None:
-    """Refuse a plan that ends before the checkpoint; say what a new length does to the schedule.
-
-    Raises CheckpointError.
-    """
-    before = int(saved.state["plan_steps"])
-    if plan.steps < saved.step:
+def check_done(saved: Checkpoint, config: TrainConfig, batches_per_epoch: int) -> None:
+    """Refuse to go on to where the checkpoint has been already. Raises CheckpointError."""
+    epochs = saved.state["progress"]["micro_step"] / batches_per_epoch
+    if config.max_steps is not None:
+        short = config.max_steps < saved.step
+        done, asked = f"{saved.step} steps", f"train.max_steps={config.max_steps}"
+    else:
+        short = math.ceil(config.epochs * batches_per_epoch) < epochs * batches_per_epoch
+        done, asked = f"{epochs:.2f} epochs", f"train.epochs={config.epochs:g}"
+    if short:
         raise CheckpointError(
-            f"{saved.folder}: {saved.step} steps are done, but the plan is {plan.steps} "
-            "(train.max_steps, train.epochs). Give at least as many, or resume from an earlier "
-            "checkpoint: train.resume=RUN_FOLDER/checkpoints/step-N"
+            f"{saved.folder}: {done} are done, but {asked} is asked for. Give at least as many, "
+            "or resume from an earlier checkpoint: train.resume=RUN_FOLDER/checkpoints/step-N"
         )
+
+
+def check_length(saved: Checkpoint, plan: Plan, config: OptimizerConfig) -> None:
+    """Say what another length of the run does to its schedule."""
+    before = int(saved.state["plan_steps"])
     if plan.steps == before:
         return
-    rates = [optim.learning_rate(config.optimizer, saved.step, n) for n in (before, plan.steps)]
+    rates = [optim.learning_rate(config, saved.step, n) for n in (before, plan.steps)]
     logger.warning(
         "%d steps instead of %d: the %s schedule now ends at step %d. Step %d is taken with a "
         "learning rate of %.3g instead of %.3g",
         plan.steps,
         before,
-        config.optimizer.schedule,
+        config.schedule,
         plan.steps,
         saved.step + 1,
         rates[1],

@@ -7,23 +7,26 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft import runtime
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import Interrupted, MlxFtError, OutputError, StorageError
+from mlx_ft.interrupt import StopSignal
 
 if TYPE_CHECKING:
+    from mlx_ft.runfolder import LogFile
     from mlx_ft.session import RunResult, Session
 
 logger = logging.getLogger(__name__)
 
 DISK_ERRORS = frozenset({
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
-    errno.ENOENT, errno.ENOTDIR, errno.ESTALE,
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE,
 })  # fmt: skip
+# Of a file of the run; elsewhere they are somebody's mistake, to be seen with its traceback.
+PLACE_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR})
 
 
 def run(
@@ -42,6 +45,32 @@ def run(
     that the run's status is recorded whatever happens, and then the error is raised, with
     notes that say what the run left behind.
     """
+    with StopSignal() as stop, ExitStack() as stack:
+        with stop.at_once():
+            session, log, finished = _accept(config, public, run_dir, parent_run_id, stop, stack)
+        if finished:
+            return session.already_finished()
+        try:
+            log.open(session.folder.log_handler())
+            session.begin(overrides, choices or {})
+            session.train()
+            return session.end("FINISHED")
+        except BaseException as error:
+            raise _ended(session, error) from error.__cause__
+
+
+def _accept(
+    config: Config,
+    public: Mapping[str, Any],
+    run_dir: Path | None,
+    parent_run_id: str | None,
+    stop: StopSignal,
+    stack: ExitStack,
+) -> tuple[Session, LogFile, bool]:
+    """The run in its folder, ready to begin, and its log; True: it has nothing left to do.
+
+    stack: lets go of the folder and the log.
+    """
     started = time.monotonic()
     runtime.prepare(config.threads, Path(config.paths.cache_dir).expanduser())
     # MLX may be imported from here on, and only from here on.
@@ -55,32 +84,22 @@ def run(
     target = find_target(config, run_dir)
     run_dir = target.folder if target else run_dir
     _check_output(config, run_dir)
-    with ExitStack() as stack:
-        log = stack.enter_context(LogFile())
-        accepted = accept(config, public)
-        if accepted.device == "cpu" and config.threads is None:
-            _say_if_busy()
-        output_dir = Path(config.paths.output_dir)
-        folder = RunFolder.create(run_dir, output_dir, resume=target is not None)
-        stack.callback(folder.release)
-        session = Session(accepted, folder, console, started, parent_run_id)
-        if target is not None and not session.find_checkpoint(target):
-            return session.already_finished()
-        log.open(folder.log_handler())
-        stack.enter_context(session.stop)
-        try:
-            session.begin(overrides, choices or {})
-            session.train()
-            return session.end("FINISHED")
-        except BaseException as error:
-            raise _ended(session, error) from error.__cause__
+    log = stack.enter_context(LogFile())
+    accepted = accept(config, public)
+    if accepted.device == "cpu" and config.threads is None:
+        _say_if_busy()
+    output_dir = Path(config.paths.output_dir)
+    folder = RunFolder.create(run_dir, output_dir, resume=target is not None)
+    stack.callback(folder.release)
+    session = Session(accepted, folder, console, started, parent_run_id, stop)
+    return session, log, target is not None and not session.find_checkpoint(target)
 
 
 def _ended(session: Session, error: BaseException) -> BaseException:
     """Record the end of a run that did not finish; returns the error to raise, with its notes."""
     from mlx_ft.outcome import left_behind
 
-    error = as_storage_error(error)
+    error = as_storage_error(error, session.folder.path)
     status = "KILLED" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "FAILED"
     if status == "FAILED" and not isinstance(error, MlxFtError):
         logger.exception("the run failed")
@@ -89,9 +108,11 @@ def _ended(session: Session, error: BaseException) -> BaseException:
     try:
         session.end(status, reason)
     except Exception as second:  # the first error is the one to tell
-        told = as_storage_error(second)
+        told = as_storage_error(second, session.folder.path)
         unexpected = not isinstance(told, MlxFtError)
         logger.error("the end of the run is not written whole: %s", told, exc_info=unexpected)
+        with suppress(OSError):  # it is small: there may be room for it
+            session.folder.write_summary(session.summary(status, reason))
         session.record.tracker.end(status, reason)
         session.record.notify(session.summary(status, reason))
     summary = session.summary(status, None)
@@ -100,10 +121,14 @@ def _ended(session: Session, error: BaseException) -> BaseException:
     return error
 
 
-def as_storage_error(error: BaseException) -> BaseException:
+def as_storage_error(error: BaseException, folder: Path) -> BaseException:
     """A disk that is full, read-only or gone, in words; any other error as it is."""
-    if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+    if not isinstance(error, OSError):
         return error
+    own = str(error.filename or "").startswith(str(folder))
+    if error.errno not in DISK_ERRORS and not (own and error.errno in PLACE_ERRORS):
+        return error
+    logger.debug("the file that could not be written", exc_info=error)
     where = f" {error.filename}" if error.filename else ""
     return StorageError(
         f"a file of the run could not be written: {error.strerror}{where}. What was saved before "

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
@@ -23,6 +24,7 @@ from mlx_ft import durable
 from mlx_ft.errors import OutputError
 
 LOCK = ".lock"
+LOCK_SECONDS = 3.0
 METRICS = "metrics.jsonl"
 JOURNAL = "tracking.jsonl"  # what was noted for the tracker, and what of it was written
 ORIGIN = "origin.json"  # what the run was made from: its fingerprint, where it was started
@@ -182,13 +184,21 @@ def checkpoint_folders(parent: Path) -> list[Path]:
 
 
 def _lock(folder: Path) -> IO[str] | None:
-    """Hold the folder's lock file until it is closed, or the process is gone; None: taken."""
+    """Hold the folder's lock file until it is closed, or the process is gone; None: taken.
+
+    Waits a little: `mlx-ft sync` and `ui` hold it while they look at a run.
+    """
     lock = (folder / LOCK).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lock.close()
+                return None
+        time.sleep(0.1)
     lock.truncate(0)
     lock.write(f"{os.getpid()} {socket.gethostname()}\n")  # for people; what counts is the lock
     lock.flush()
@@ -201,18 +211,6 @@ def _holder(folder: Path) -> str:
     except (OSError, ValueError):
         return ""
     return f" (process {pid} on {host})"
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a run writes into this folder now."""
-    try:
-        with (folder / LOCK).open("r", encoding="utf-8") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 class _LogHandler(logging.FileHandler):

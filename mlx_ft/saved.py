@@ -15,6 +15,7 @@ import yaml
 from mlx_ft.config.compose import config_from_dict
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import AdapterError, MlxFtError
+from mlx_ft.runfolder import ORIGIN, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def open_run(folder: Path) -> SavedRun:
             raise TypeError(f"found {type(summary).__name__}, expected an object")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _unreadable(summary_path, error) from error
-    working_dir = summary.get("working_dir")
+    working_dir = summary.get("working_dir") or read_json(folder / ORIGIN).get("working_dir")
     if isinstance(working_dir, str):
         config = _from_there(config, Path(working_dir))
     return SavedRun(folder, config, summary)

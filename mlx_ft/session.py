@@ -18,7 +18,7 @@ from mlx_ft.console import Display
 from mlx_ft.crash import CrashLog, last_crash
 from mlx_ft.data import batch as batching
 from mlx_ft.data.arrays import pad_id
-from mlx_ft.errors import TrainingError
+from mlx_ft.errors import CheckpointError, TrainingError
 from mlx_ft.evaluation import Validation
 from mlx_ft.interrupt import StopSignal
 from mlx_ft.judge import Judge
@@ -57,13 +57,14 @@ class Session:
         console: Console,
         started: float,
         parent_run_id: str | None,
+        stop: StopSignal,
     ) -> None:
-        """started: `time.monotonic()` when the process began with the run."""
+        """started: `time.monotonic()` when the process began with the run. stop: entered."""
         self.accepted = accepted
         self.config = accepted.config
         self.folder = folder
         self.console = console
-        self.stop = StopSignal()
+        self.stop = stop
         profile = self.config.memory_profile
         filling = pad_id(accepted.loaded.tokenizer, accepted.vocabulary)
         self.batches = batching.Batches(
@@ -73,13 +74,11 @@ class Session:
             pad_id=filling,
             weights=accepted.dataset.weights,
         )
-        self.plan = trainer.plan(
-            self.config.train, len(self.batches), profile.grad_accumulation_steps
-        )
         optimizer = optim.build_optimizer(self.config.optimizer)
         model = accepted.loaded.model
         optimizer.init(model.trainable_parameters())
         self.state = TrainState(model, optimizer)
+        self.plan = self._plan()
         self.record = Record(accepted.config, accepted.public, folder, parent_run_id)
         self.fingerprint = resume.fingerprint(accepted)
         self.guard = memory_guard.build(
@@ -106,15 +105,31 @@ class Session:
         Raises CheckpointError.
         """
         self.resumed = resume.read(target, self.fingerprint, self.config.train.resume_allow)
-        saved = self.resumed.saved
+        saved, summary = self.resumed.saved, self.resumed.summary
         if saved is None:
+            if summary.get("status") == "FINISHED":
+                raise CheckpointError(
+                    f"{target.folder} is finished and has no checkpoint to go on from. Nothing "
+                    "was changed; train in a new folder"
+                )
             return True
-        progress_of(saved)
         self.state.check(saved)
-        resume.check_length(saved, self.plan, self.config)
+        resume.check_done(saved, self.config.train, len(self.batches))
+        self.state.progress = progress_of(saved)  # whatever fails now, so much is done
+        self.plan = self._plan()
+        self.keeper.plan_steps = self.plan.steps
+        self.judge.recall()
+        resume.check_length(saved, self.plan, self.config.optimizer)
         return not resume.is_finished(
             self.resumed, self.plan, self.config.train.early_stopping_patience
         )
+
+    def _plan(self) -> trainer.Plan:
+        """How far to go, counted from where the run stands."""
+        progress, config = self.state.progress, self.config
+        done = progress.step, progress.micro_step
+        accumulation = config.memory_profile.grad_accumulation_steps
+        return trainer.plan(config.train, len(self.batches), accumulation, done)
 
     def already_finished(self) -> RunResult:
         """The result of a run that has nothing left to do; lets go of its folder."""
@@ -125,12 +140,21 @@ class Session:
             synced = tracking.sync_run(folder, self.config)
             if not synced.ok:
                 logger.warning("the tracker lacks %d things: %s", synced.left, synced.problem)
-        print(finished_already(summary, folder))
+        saved = self.resumed.saved
+        stopped_early = saved is not None and saved.step < saved.state["plan_steps"]
+        print(finished_already(summary, folder, stopped_early=stopped_early))
         return RunResult("FINISHED", summary["val_loss_after"], folder, summary["run_id"], summary)
 
     def begin(self, overrides: Sequence[str], choices: Mapping[str, str]) -> None:
         """Open the records: config, tracker, dataset."""
-        self.record.begin(self.accepted, self.plan, overrides, choices, self.fingerprint)
+        self.record.begin(
+            self.accepted,
+            self.plan,
+            overrides,
+            choices,
+            self.fingerprint,
+            resumed=self.resumed is not None,
+        )
 
     def train(self) -> None:
         """Judge the base, train, keep the best adapter, judge it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import mlx.core as mx
@@ -87,8 +87,14 @@ class TrainState:
         """Raise CheckpointError when `saved` is of another shape than this state."""
         faults = _mismatches("adapter", self.adapter(), saved.adapter)
         faults += _mismatches("optimizer", self.optimizer_state(), saved.optimizer)
+        progress = progress_of(saved)
+        if saved.best is not None:
+            faults += _mismatches("best", self.adapter(), saved.best)
+        elif progress.best_step not in (0, progress.step):
+            faults.append("best: missing")
         if faults:
-            raise CheckpointError(f"{saved.folder} does not fit this run", faults[:10])
+            more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []
+            raise CheckpointError(f"{saved.folder} does not fit this run", [*faults[:10], *more])
 
     def restore(self, saved: Checkpoint) -> None:
         """Take over the arrays that were saved; the counters in `progress` are the caller's."""
@@ -136,10 +142,26 @@ class TrainState:
 
 def progress_of(saved: Checkpoint) -> Progress:
     """The counters in a checkpoint. Raises CheckpointError when another version wrote them."""
-    try:
-        return Progress(**saved.state["progress"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{saved.folder} was written by another version: {error}") from None
+    given = saved.state["progress"]
+    kinds = {field.name: str(field.type) for field in fields(Progress)}
+    faults = [f"{name}: unknown" for name in sorted(given.keys() - kinds.keys())]
+    faults += [
+        f"{name}: {repr(given[name])[:60]}, expected {kind}"
+        for name, kind in kinds.items()
+        if name in given and not _is_a(kind, given[name])
+    ]
+    if faults:
+        raise CheckpointError(f"{saved.folder} was written by another version", faults)
+    return Progress(**given)
+
+
+def _is_a(kind: str, value: Any) -> bool:
+    """Whether a value of a JSON file is one of a counter: of its type, and no negative count."""
+    if kind == "list[float]":
+        return isinstance(value, list) and all(_is_a("float", item) for item in value)
+    if kind == "int":
+        return type(value) is int and value >= 0
+    return type(value) in (int, float) or (value is None and kind.endswith("None"))
 
 
 def _mismatches(what: str, expected: Arrays, found: Arrays) -> list[str]:

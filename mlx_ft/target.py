@@ -10,6 +10,7 @@ from pathlib import Path
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import ConfigError
 from mlx_ft.runfolder import JOURNAL, ORIGIN, checkpoint_folders, held_files, read_json, step_of
+from mlx_ft.tracking.journal import run_id_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def target(config: Config, run_dir: Path | None) -> Target | None:
                 "train.resume=auto goes on with what is in hydra.run.dir; without that every run "
                 "gets a new folder. Add hydra.run.dir=FOLDER, or name the run: train.resume=FOLDER"
             )
-        return Target(run_dir) if held_files(run_dir.expanduser()) else None
+        run_dir = run_dir.expanduser()
+        return Target(run_dir) if held_files(run_dir) else None
     found = named(wanted, Path(config.paths.output_dir).expanduser())
     if run_dir is not None and run_dir.expanduser().resolve() != found.folder.resolve():
         raise ConfigError(
@@ -58,11 +60,13 @@ def named(wanted: str, output_dir: Path) -> Target:
             raise ConfigError(f"train.resume: there is no {path}. Checkpoints there: {have}")
     except OSError:
         pass  # too long, not permitted: no folder
-    if re.fullmatch(r"[0-9a-f]{32}", wanted):
-        for name in ("summary.json", JOURNAL):
-            for file in output_dir.glob(f"**/{name}"):
-                if wanted in file.read_text("utf-8", errors="replace") and held_files(file.parent):
-                    return Target(file.parent)
+    for file in output_dir.glob("**/summary.json"):
+        if wanted == read_json(file).get("run_id") and held_files(file.parent):
+            return Target(file.parent)
+    if re.fullmatch(r"[0-9a-f]{32}", wanted):  # a killed run has no summary
+        for file in output_dir.glob(f"**/{JOURNAL}"):
+            if wanted == run_id_of(file) and held_files(file.parent):
+                return Target(file.parent)
     raise ConfigError(
         f"train.resume: {wanted!r} is neither auto, a run folder (with config.yaml), a checkpoint "
         f"in one, nor the id of a run in {output_dir.absolute()}"

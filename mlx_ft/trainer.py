@@ -56,13 +56,20 @@ class Plan:
         return self.micro_steps / self.batches_per_epoch
 
 
-def plan(config: TrainConfig, batches_per_epoch: int, accumulation: int) -> Plan:
-    """Steps from `max_steps`, or else from `epochs`; the last window may be a partial one."""
+def plan(
+    config: TrainConfig, batches_per_epoch: int, accumulation: int, done: tuple[int, int] = (0, 0)
+) -> Plan:
+    """Steps from `max_steps`, or else from `epochs`; the last window may be a partial one.
+
+    done: (steps, micro-steps) of a run that goes on; its last window may have been a partial one.
+    """
+    steps, micro_step = done
     if config.max_steps is not None:
-        micro_steps = config.max_steps * accumulation
+        micro_steps = micro_step + max(0, config.max_steps - steps) * accumulation
     else:
-        micro_steps = max(1, math.ceil(config.epochs * batches_per_epoch))
-    return Plan(math.ceil(micro_steps / accumulation), micro_steps, accumulation, batches_per_epoch)
+        micro_steps = max(micro_step, 1, math.ceil(config.epochs * batches_per_epoch))
+    left = math.ceil((micro_steps - micro_step) / accumulation)
+    return Plan(steps + left, micro_steps, accumulation, batches_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,8 @@ def train(
             tokens += int(batches.lengths[batch.rows].sum())
             target_tokens += int(batch.mask.sum())
         limit = spike_limit(config.spike_factor, progress.recent_losses)
-        loss, grad_norm, taken = step.update(*sums, mx.array(limit))
+        loss, grad_norm, taken = _update(step, sums, state, limit)
         del sums  # an adapter's worth of memory
-        mx.eval(loss, grad_norm, taken, state.model.trainable_parameters(), state.optimizer.state)
         seconds = time.perf_counter() - started
         progress.micro_step += window  # now, not before: a broken window is taken again
         finite = math.isfinite(float(loss)) and math.isfinite(float(grad_norm))
@@ -139,6 +145,26 @@ def train(
         _check_patience(state, config.skip_patience, ended=progress.step == run_plan.steps)
 
 
+def _update(step: _Step, sums: Sums, state: TrainState, limit: float) -> Sums:
+    """The optimizer's update, evaluated: (loss, gradient norm, whether it was taken).
+
+    Raises TrainingError when memory runs out in it; the state is then as before.
+    """
+    model, optimizer = state.model, state.optimizer
+    before = model.trainable_parameters(), tree_map(lambda array: array, optimizer.state)
+    try:
+        result = step.update(*sums, mx.array(limit))
+        mx.eval(result, model.trainable_parameters(), optimizer.state)
+        return result
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error) or type(error).__name__
+    model.update(before[0])
+    optimizer.state.update(before[1])
+    raise step.guard.no_update(reason)
+
+
 def _add(
     step: _Step, sums: Sums, state: TrainState, batches: Batches, batch: Batch, seed: int
 ) -> Sums:
@@ -148,9 +174,10 @@ def _add(
     seed: of the micro-batch's dropout, which is a function of it as the rows are.
     """
     while True:
+        added, taken = sums, state.progress.parts
         try:
-            with step.guard.batch(batch.mask, state.progress.parts) as parts:
-                added = sums
+            with step.guard.batch(batch.mask, taken) as parts:
+                taken = parts
                 for part, piece in enumerate(_pieces(batches, batch, parts)):
                     lora.seed_dropout(state.model, (seed + part * PART_STRIDE) % 2**64)
                     with step.guard.part(piece.mask):
@@ -161,8 +188,8 @@ def _add(
             if not is_out_of_memory(error):
                 raise
             reason = str(error) or type(error).__name__
-        # Outside `except`: the traceback held the arrays. `sums` is as it was.
-        step.guard.ran_out(reason, batch.mask, state.progress)
+        added = sums  # lets go of the failed part's arrays, as leaving `except` does
+        step.guard.ran_out(reason, batch.mask, taken, state.progress)
 
 
 def _pieces(batches: Batches, batch: Batch, parts: int) -> Iterator[Batch]:

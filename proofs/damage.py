@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +183,14 @@ def main(flips: int = 1000, truncations: int = 100, resumes: int = 20, seed: int
         before = len(bad)
         for _ in range(resumes):
             how = chance.choice((flip, cut))
-            bad += resumed(place, lambda path, how=how: harm(path, chance, how))
+            bad += resumed(place, partial(harm, chance=chance, how=how))
         print(f"{resumes} resumed, {len(bad) - before} not equal", flush=True)
-        before, count = len(bad), 0
+        count = taken = 0
         for name, make in hostile_cases(newest, place.folder / "hostile" / "checkpoints"):
-            count += 1
-            bad += [f"{name}: {fault}" for fault in refused(place, make)]
-        print(f"{count} hostile checkpoints, {len(bad) - before} not refused", flush=True)
+            wrong = refused(place, make)
+            count, taken = count + 1, taken + bool(wrong)
+            bad += [f"{name}: {fault}" for fault in wrong]
+        print(f"{count} hostile checkpoints, {taken} not refused as they should be", flush=True)
         place.close()
     print(*bad, sep="\n")
     print(f"{len(bad)} faults, {time.monotonic() - started:.0f} s")

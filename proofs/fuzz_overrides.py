@@ -90,13 +90,14 @@ def _run_faults(scratch: Scratch) -> Iterator[str]:
 def _outside(case: Case, outcome: Outcome, scratch: Scratch) -> Iterator[str]:
     """What was written elsewhere than in the run folder, mlruns, the cache and what it named."""
     own = ("outputs", "mlruns", *case.places)
-    allowed = [os.path.realpath(scratch.cwd / os.fsencode(name).decode("utf-8", "surrogateescape"))
-               for name in own]  # fmt: skip
+    allowed = [os.path.realpath(scratch.cwd / name) for name in own]
     allowed += [str(scratch.root / name) for name in ("home/.cache", "tmp", "logs", "marks")]
     paths = [path for kind, *found in outcome.events if kind == "write" for path in found]
     paths += [found[0].removeprefix("file:") for kind, *found in outcome.events if kind == "sqlite"]
     paths += [str(scratch.root / name) for name in outcome.changed if name != "cwd"]
-    for path in {os.path.realpath(scratch.cwd / path) for path in paths if path != ":memory:"}:
+    named = [scratch.cwd / path for path in paths if path != ":memory:"]
+    links = [os.path.realpath(path.parent) + f"/{path.name}" for path in named]
+    for path in sorted({*map(os.path.realpath, named), *links}):  # a link, and where it leads
         inside = any(path == place or path.startswith(place + "/") for place in allowed)
         if not inside and path not in ("/dev/null", str(scratch.cwd), str(scratch.root)):
             yield f"writes to {path}"

@@ -12,6 +12,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,18 @@ def hostile_cases(newest: Path, parent: Path) -> Iterator[tuple[str, Callable[[P
     """Every hostile checkpoint with what makes it in `parent`; newest: a good one."""
     good = {p.name: p.read_bytes() for p in newest.iterdir() if p.name != "manifest.json"}
     for name, files in hostile(good).items():
-        yield name, lambda checkpoints, files=files: sealed(checkpoints / newest.name, files)
+        yield name, partial(_seal, newest.name, files)
     for name, make in odd_folders(parent, good).items():
-        yield name, lambda _, make=make: make()
+        yield name, partial(_made, make)
     yield "checkpoints is a file", _checkpoints_file
+
+
+def _seal(name: str, files: Contents, parent: Path) -> None:
+    sealed(parent / name, files)
+
+
+def _made(make: Callable[[], object], _: Path) -> None:
+    make()
 
 
 def _checkpoints_file(parent: Path) -> None:

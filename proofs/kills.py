@@ -105,6 +105,8 @@ class Place:
         assert self.zygote.stdin is not None
         self.zygote.stdin.close()
         self.zygote.wait(30)
+        assert self.zygote.stdout is not None
+        self.zygote.stdout.close()
 
 
 def arguments(name: str, run: str, *more: str) -> list[str]:
@@ -137,17 +139,24 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if not key.startswith(MEASURED)}
 
 
-def tracked(folder: Path, run: str) -> tuple[list[str], Counter[tuple[str, int]]]:
-    """Statuses of a run folder's MLflow runs, and how often each (metric, step) is there."""
+def tracked(folder: Path, run: str) -> tuple[list[str], Counter[tuple[Any, ...]]]:
+    """Statuses of a run folder's MLflow runs, and how often each point is there.
+
+    A point is (metric, step, value), without the value where it is of the process.
+    """
     with closing(sqlite3.connect(folder / "mlruns" / "mlflow.db")) as database:
         ids = database.execute(
             "select r.run_uuid, r.status from runs r join tags t on t.run_uuid = r.run_uuid "
             "where t.key = 'mlx_ft.run_dir' and t.value = ?", (str((folder / run).resolve()),),
         ).fetchall()  # fmt: skip
-        points: Counter[tuple[str, int]] = Counter()
+        points: Counter[tuple[Any, ...]] = Counter()
         for run_id, _ in ids:
+            found = database.execute(
+                "select key, step, value from metrics where run_uuid = ?", (run_id,)
+            )
             points.update(
-                database.execute("select key, step from metrics where run_uuid = ?", (run_id,))
+                (key, step, None if key.startswith(MEASURED) else value)
+                for key, step, value in found
             )
     return [status for _, status in ids], points
 

@@ -33,7 +33,7 @@ KEPT = {"home", "site", "logs", "model", "rows.jsonl", "valid.jsonl", "readable.
         "mlflow.db"}  # fmt: skip
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate",
-           "os.chmod", "os.chown", "shutil.rmtree", "shutil.move", "os.mkfifo"}  # fmt: skip
+           "os.chmod", "os.chown", "os.utime", "shutil.rmtree", "shutil.move"}  # fmt: skip
 RUNS = {"os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.forkpty", "subprocess.Popen",
         "os.fork", "pty.spawn", "pickle.find_class", "ctypes.dlopen"}  # fmt: skip
 CANARY = """
@@ -149,7 +149,8 @@ def _child(case: Case, scratch: Scratch, main: Main) -> None:
         os.setsid()
         os.chdir(scratch.cwd)
         tempfile.tempdir = None
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(scratch.root / "logs" / name, os.O_WRONLY | os.O_APPEND), number)
@@ -183,9 +184,10 @@ def _audit(record: int, event: str, args: tuple[Any, ...]) -> None:
             return
         found = ["write", os.fsdecode(path)]
     elif event in CHANGES:
-        if isinstance(args[-1], int) and args[-1] >= 0 and event != "os.chmod":
+        if event != "os.truncate" and isinstance(args[-1], int) and args[-1] >= 0:
             return  # relative to an open folder, which shutil.rmtree has told
-        paths = args[:2] if event in ("os.rename", "os.link", "shutil.move") else args[:1]
+        first, last = event == "os.symlink", event in ("os.rename", "os.link", "os.symlink")
+        paths = args[int(first) : 1 + last]
         found = ["write", *(os.fsdecode(path) for path in paths if not isinstance(path, int))]
     elif event == "sqlite3.connect":
         found = ["sqlite", str(args[0])]

@@ -118,8 +118,13 @@ def once(
         yield word, [f"{number.name} after {after:.2f} s: {fault}" for fault in wrong]
 
 
-def twice(place: Place, count: int, chance: random.Random) -> Iterator[tuple[str, list[str]]]:
-    """Trainings in a long step that get a second signal 1.2 seconds after the first."""
+def twice(
+    place: Place, count: int, chance: random.Random, *, compare: bool = True
+) -> Iterator[tuple[str, list[str]]]:
+    """Trainings in a long step that get a second signal 1.2 seconds after the first.
+
+    compare: they go on then, and must come out as the run `slow`.
+    """
     from mlx_ft import checkpoint
 
     for turn in range(count):
@@ -133,10 +138,11 @@ def twice(place: Place, count: int, chance: random.Random) -> Iterator[tuple[str
             wrong.append(f"ends with {ended}: {output[-600:]}")
         if ended["seconds"] > after + AGAIN + 1:
             wrong.append(f"ended {ended['seconds'] - after - AGAIN:.1f} s after the second signal")
-        _, damaged = checkpoint.newest(folder / "checkpoints")
+        summary, (_, damaged) = _summary(folder), checkpoint.newest(folder / "checkpoints")
         wrong += [f"{path.name} is damaged" for path in damaged]
-        word = "stopped" if _summary(folder) else "at once"
-        yield word, wrong + resumed(place, "slow", arguments(PLAIN, run, *SLOW), run)
+        if compare:
+            wrong += resumed(place, "slow", arguments(PLAIN, run, *SLOW), run)
+        yield "stopped" if summary else "at once", wrong
 
 
 def starts(place: Place, count: int, chance: random.Random) -> Iterator[tuple[str, list[str]]]:

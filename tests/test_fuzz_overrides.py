@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PLANT = """
-import os, signal, sys, tempfile, time
+import os, shutil, signal, sys, tempfile, time
 from pathlib import Path
 from proofs import override_process
 from proofs.fuzz_overrides import faults
@@ -47,7 +47,10 @@ def broken_rules(body):
         ("os.system('true')", "runs ['os.system'"),
         ("__import__('subprocess').run(['true'])", "runs ['subprocess.Popen'"),
         ("Path('../escaped').touch()", "/escaped"),
-        ("Path('/dev/shm/mlx-ft-fuzz').touch()", "writes to /dev/shm/mlx-ft-fuzz"),
+        ("Path('OUTSIDE/made').touch()", "writes to OUTSIDE/made"),
+        ("os.utime('OUTSIDE')", "writes to OUTSIDE"),
+        ("os.truncate('OUTSIDE/file', 0)", "writes to OUTSIDE/file"),
+        ("os.symlink('x', 'OUTSIDE/link')", "writes to OUTSIDE/link"),
         ("Path('made').mkdir()", "left ['cwd/made']"),
         ("Path('../rows.jsonl').write_text('x')", "changes ['rows.jsonl']"),
         ("print('x' * 5000)", "fills 52 lines"),
@@ -63,8 +66,10 @@ def broken_rules(body):
         ("__import__('socket').getaddrinfo('0.0.0.0', 1)", "asks the network for '0.0.0.0'"),
     ],
 )
-def test_a_broken_rule_is_seen(body, expected):
-    assert expected in broken_rules(body)
+def test_a_broken_rule_is_seen(body, expected, tmp_path):
+    (tmp_path / "file").write_text("x")
+    outside = str(tmp_path.resolve())
+    assert expected.replace("OUTSIDE", outside) in broken_rules(body.replace("OUTSIDE", outside))
 
 
 def test_what_is_allowed_breaks_no_rule():

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -17,26 +18,32 @@ KILLS = 30
 
 
 @pytest.fixture(scope="module")
-def killing_ground(tmp_path_factory):
-    place = Place(tmp_path_factory.mktemp("kills"))
-    yield place
-    place.close()
+def killing_grounds(tmp_path_factory):
+    """One for each of two processes at a time."""
+    places = [Place(tmp_path_factory.mktemp("kills")) for _ in range(2)]
+    yield places
+    for place in places:
+        place.close()
 
 
-def test_thirty_kills_change_nothing(killing_ground):
-    chance = random.Random(20)
-    total = 0
+def test_thirty_kills_change_nothing(killing_grounds):
     names = [name for name in SCENARIOS if name != "compiled steps"]  # g++ takes its time
-    for name in names:
-        done, wrong = torture(killing_ground, name, -(-KILLS // len(names)), chance)
-        assert wrong == [], name
-        total += done
-    assert total >= KILLS
+    each = -(-KILLS // len(names))
+
+    def share(number):
+        chance = random.Random(20 + number)
+        place, mine = killing_grounds[number], names[number :: len(killing_grounds)]
+        return [(name, *torture(place, name, each, chance)) for name in mine]
+
+    with ThreadPoolExecutor(len(killing_grounds)) as pool:
+        found = [row for rows in pool.map(share, range(len(killing_grounds))) for row in rows]
+    assert [(name, wrong) for name, _, wrong in found if wrong] == []
+    assert sum(done for _, done, _ in found) >= KILLS
 
 
-def test_the_comparison_finds_a_run_that_differs(killing_ground):
+def test_the_comparison_finds_a_run_that_differs(killing_grounds):
     """What the kills are judged by is not blind: another seed is another run."""
-    place = killing_ground
+    place = killing_grounds[0]
     for run, seed in (("one", 1), ("two", 2)):
         ended = place.start(arguments("adamw, cosine", run, f"seed={seed}", "train.max_steps=4"))
         assert ended["code"] == 0, place.output()
@@ -94,7 +101,7 @@ def test_more_steps_of_a_constant_schedule_equal_the_long_run(place):
 def test_fewer_steps_than_are_done_are_refused(place, capsys):
     assert main(resumable()) == 0
     assert main(resumable("train.resume=auto", "train.max_steps=4")) == 2
-    assert "6 steps are done, but the plan is 4" in capsys.readouterr().err
+    assert "6 steps are done, but train.max_steps=4 is asked for" in capsys.readouterr().err
     assert main(resumable("train.resume=run/checkpoints/step-000004", "train.max_steps=4")) == 0
     assert summary(place / "run")["steps"] == 4
 

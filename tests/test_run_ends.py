@@ -83,13 +83,19 @@ def test_a_failure_at_the_end_is_told_and_the_adapter_is_there(place, monkeypatc
     assert (place / "run" / "adapter" / "adapters.safetensors").is_file()
 
 
-def test_a_diverging_run_fails_with_a_reason_and_a_finite_adapter(place, capsys):
+def test_a_diverging_run_fails_with_a_reason_and_a_finite_adapter(place, monkeypatch, capsys):
     import mlx.core as mx
 
-    bad = ("optimizer=sgd", "optimizer.learning_rate=10", "optimizer.max_grad_norm=null",
-           "optimizer.warmup_steps=0", "lora.alpha=1e30", "train.skip_patience=2",
-           "eval.before=false")  # fmt: skip
-    assert main(job(*bad)) == 1
+    from mlx_ft import trainer
+
+    genuine = trainer.causal_lm_loss
+
+    def overflowing(*arguments):
+        total, count = genuine(*arguments)
+        return total * mx.array(3e38) * 1e3, count
+
+    monkeypatch.setattr(trainer, "causal_lm_loss", overflowing)
+    assert main(job("train.skip_patience=2", "eval.before=false")) == 1
     found = summary(place / "run")
     assert found["status"] == "FAILED"
     assert "train.skip_patience" in found["reason"]
@@ -116,8 +122,13 @@ def test_an_unexpected_error_is_logged_with_its_traceback(place, monkeypatch, ca
     assert "train.log" in err
 
 
-def test_a_run_whose_every_step_was_skipped_fails(place):
-    bad = ("lora.alpha=3e38", "lora.scaling=standard", "train.max_steps=3", "eval.before=false")
+def test_a_run_whose_every_step_was_skipped_fails(place, monkeypatch):
+    import mlx.core as mx
+
+    from mlx_ft import trainer
+
+    monkeypatch.setattr(trainer, "causal_lm_loss", lambda *_: (mx.array(mx.nan), mx.array(1.0)))
+    bad = ("train.max_steps=3", "eval.before=false")
     assert main(job(*bad)) == 1
     found = summary(place / "run")
     assert (found["status"], found["skipped_steps"]) == ("FAILED", found["steps"])

@@ -2,12 +2,15 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlx_ft.state import Progress
+from mlx_ft.checkpoint import Checkpoint
+from mlx_ft.errors import CheckpointError
+from mlx_ft.state import Progress, progress_of
 from tests.fakes import batches, logits, randomize, rows, same, snapshot, state, train
 
 
@@ -79,3 +82,33 @@ def test_optimizer_state_by_flat_names() -> None:
     adapter = run.adapter()
     assert set(arrays) == {"step", "learning_rate"} | {f"{n}.{k}" for n in adapter for k in "mv"}
     assert int(arrays["step"]) == 2
+
+
+def saved(**changes):
+    run = state()
+    arrays = run.adapter()
+    found = Checkpoint(Path("step-000000"), arrays, run.optimizer_state(), arrays,
+                       {"progress": asdict(Progress())})  # fmt: skip
+    return run, replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("micro_step", "7"), ("micro_step", True), ("metrics_rows", -1), ("parts", [2]), ("mood", 1),
+     ("best_loss", {}), ("recent_losses", ["1"]), ("wall_seconds", None)],
+)  # fmt: skip
+def test_counters_of_another_version_or_kind_are_refused(name: str, value: object) -> None:
+    _, found = saved()
+    assert progress_of(found) == Progress()
+    found.state["progress"][name] = value
+    with pytest.raises(CheckpointError, match="another version") as error:
+        progress_of(found)
+    assert error.value.faults[0].startswith(f"{name}: ")
+
+
+def test_a_best_adapter_of_another_shape_does_not_fit() -> None:
+    run, found = saved()
+    run.check(found)
+    with pytest.raises(CheckpointError, match="does not fit") as error:
+        run.check(replace(found, best={}))
+    assert error.value.faults[0].startswith("best ")

@@ -44,7 +44,7 @@ class LoraConfig:
     """The low-rank adapter (Hu et al. 2021)."""
 
     rank: int = option(16, "Rank r of the update.", minimum=1, maximum=4096)
-    alpha: float = option(32.0, "Numerator of the scale.", above=0)
+    alpha: float = option(32.0, "Numerator of the scale.", above=0, maximum=10**6)
     dropout: float = option(0.0, "Probability of zeroing an adapter input.", minimum=0.0, below=1.0)
     scaling: str = option(
         "standard",

@@ -177,6 +177,14 @@ def read(path: Path) -> State:
     return state
 
 
+def run_id_of(path: Path) -> str | None:
+    """The store's run that a journal belongs to; None: not known, or nothing that can be read."""
+    try:
+        return read(path).run_id
+    except OSError:
+        return None
+
+
 def first_record(path: Path) -> Record | None:
     """What a journal begins with; None: nothing that can be read."""
     try:

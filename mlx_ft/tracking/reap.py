@@ -31,10 +31,18 @@ def reap(config: Config) -> dict[str, str]:
         root = artifact_root(uri, config.paths)
         store = MlflowStore(uri, root, config.tracking.experiment_name)
         running = store.running(platform.node())
-        return {run: folder for run, folder in running.items() if _closed(store, run, Path(folder))}
+        return {run: folder for run, folder in running.items() if _try(store, run, Path(folder))}
     except Exception as error:
         logger.warning("Runs whose process is gone could not be closed: %s", in_words(error))
         return {}
+
+
+def _try(store: MlflowStore, run_id: str, folder: Path) -> bool:
+    try:
+        return _closed(store, run_id, folder)
+    except OSError as error:  # a folder of somebody else's
+        logger.warning("%s: its run could not be closed: %s", folder, in_words(error))
+        return False
 
 
 def _closed(store: MlflowStore, run_id: str, folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -91,7 +92,11 @@ def run_lock(folder: Path) -> Iterator[bool]:
     """Hold a run folder's lock; False: its run is alive, or another process holds it."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        yield _locked(descriptor)
+        free = _locked(descriptor)
+        if free:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()} {platform.node()}\n".encode())
+        yield free
     finally:
         os.close(descriptor)
 
