@@ -83,12 +83,17 @@ class MlflowTracker:
         self._context: dict[str, str] | None = None
         self._surely_new = False
         self._ended = False
+        self._waited = False  # for the run's id
         self._said_infinite = False
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of the run; waits for it. None: not started, or MLflow failed."""
-        return self._writer.run_id(self._patience.run_id) if self._writer else None
+        """MLflow's id of the run; waits for it, once. None: not started, or MLflow failed."""
+        if self._writer is None:
+            return None
+        found = self._writer.run_id(0 if self._waited else self._patience.run_id)
+        self._waited = True
+        return found
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the run in the background: MLflow is imported and written to in a thread.
