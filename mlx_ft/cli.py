@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_ft import __version__, cli_data, cli_help, cli_tracking
+from mlx_ft.config import quoted
 from mlx_ft.errors import MlxFtError, UserError
+from mlx_ft.runtime import default_output_dir
 
 if TYPE_CHECKING:
     from mlx_ft.saved import SavedRun
@@ -192,10 +194,10 @@ def _add_models(commands: Commands) -> None:
 def _quick(args: argparse.Namespace) -> int:
     from mlx_ft.main import main as train
 
-    overrides = ["experiment=quick", f"model.path={_quoted(args.model)}"]
+    overrides = ["experiment=quick", f"model.path={quoted(args.model)}"]
     given = [args.data, *args.overrides] if args.data else list(args.overrides)
     if args.data and "=" not in args.data:
-        overrides += ["data=custom", f"data.path={_quoted(args.data)}"]
+        overrides += ["data=custom", f"data.path={quoted(args.data)}"]
         given = args.overrides
     return train([*overrides, *given])
 
@@ -208,18 +210,12 @@ def _resume(args: argparse.Namespace) -> int:
     if args.run and "=" in args.run and not Path(args.run).exists():
         overrides.insert(0, args.run)
         args.run = None
-    outputs = Path(os.environ.get("MLX_FT_OUTPUTS", "outputs")).expanduser()
+    outputs = default_output_dir()
     found = target.named(args.run, outputs) if args.run else target.newest(outputs)
     arguments = target.command_line(found)
     if said := target.go_where_it_began(found):
         print(said, file=sys.stderr)
     return train([*arguments, *overrides])
-
-
-def _quoted(text: str) -> str:
-    """A value for Hydra's grammar, whatever characters it has."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _found(args: argparse.Namespace) -> SavedRun:

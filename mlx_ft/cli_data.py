@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft import cli_help
+from mlx_ft.config import quoted
 from mlx_ft.errors import DataError, MlxFtError, OutputError, UserError
 
 if TYPE_CHECKING:
@@ -114,12 +115,6 @@ def _settings(words: Sequence[str]) -> list[str]:
             raise UserError(f"No file, folder or dataset {name!r}. Did you mean {close[0]}?")
     custom = [] if any(word.startswith("data=") for word in rest) else ["data=custom"]
     return [*custom, f"data.path={quoted(name)}", *rest]
-
-
-def quoted(text: str) -> str:
-    """A value for Hydra's grammar, whatever characters it has."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _validate(args: argparse.Namespace) -> int:

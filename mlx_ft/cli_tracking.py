@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_ft.errors import MlxFtError, UserError
+from mlx_ft.runtime import default_output_dir
 
 if TYPE_CHECKING:
     from mlx_ft.config.schema import Config
@@ -57,7 +57,7 @@ def _sync(args: argparse.Namespace) -> int:
     for fault in faults:
         print(fault, file=sys.stderr)
     if not (configs or faults):
-        print(f"No tracked runs in {_outputs()}.")
+        print(f"No tracked runs in {default_output_dir()}.")
     return max([bool(faults), *_sync_all(configs, given=bool(args.folders))])
 
 
@@ -123,11 +123,9 @@ def _configs(folders: Sequence[Path]) -> tuple[dict[Path, Config], list[str]]:
 def _tracked() -> list[Path]:
     """Every folder in the outputs with a journal."""
     patterns = ("runs/*/tracking.jsonl", "sweeps/**/tracking.jsonl")
-    return [found.parent for pattern in patterns for found in sorted(_outputs().glob(pattern))]
-
-
-def _outputs() -> Path:
-    return Path(os.environ.get("MLX_FT_OUTPUTS", "outputs")).expanduser()
+    return [
+        found.parent for pattern in patterns for found in sorted(default_output_dir().glob(pattern))
+    ]
 
 
 def _config(folder: Path) -> Config:

@@ -15,7 +15,6 @@ import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 logger = logging.getLogger(__name__)
@@ -70,12 +69,7 @@ class CrashLog(AbstractContextManager["CrashLog"]):
         faulthandler.enable(self._file, all_threads=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.unmark()
         if self._file is None:
             return

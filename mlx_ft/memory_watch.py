@@ -65,7 +65,7 @@ class Split:
     """How a batch is taken.
 
     need: bytes that its largest part takes beside what is held. room: what there is for it.
-    fits: it does. pressure: hardly, so that a crash in this step would be memory's fault.
+    pressure: it hardly fits, so that a crash in this step would be memory's fault.
     refused: it does not fit, nothing is left to split, and trying would end the process.
     why: for the log, the first time that memory asks for so many parts.
     """
@@ -73,7 +73,6 @@ class Split:
     parts: int
     need: int
     room: float
-    fits: bool
     pressure: bool
     refused: bool
     why: str
@@ -124,7 +123,7 @@ class MemoryWatch:
         """In how many parts to take a batch: the fewest that fit, doubling from `at_least`.
 
         mask: (B, T) bool, its targets. The parts are those of `np.array_split` over the rows.
-        With one row to a part there is nothing left to split: see `fits`.
+        With one row to a part there is nothing left to split, whatever it needs.
         """
         rows = len(mask)
         reading = self._read()
@@ -146,7 +145,6 @@ class MemoryWatch:
             parts,
             need,
             room,
-            fits=need <= room,
             pressure=held + need > PRESSURE * self.budget.size or need > PRESSURE * free,
             refused=need > UNSEEN * free,
             why=why,

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from mlx_ft import checkpoint, data_report, durable, lora
+from mlx_ft import checkpoint, data_report, lora
 from mlx_ft.accept import Accepted
 from mlx_ft.config.schema import Config, DataConfig
 from mlx_ft.evaluation import Answer, Validation
@@ -222,23 +221,21 @@ class Record:
 
     def adapter(self, state: TrainState, accepted: Accepted) -> None:
         """Write the adapter as it is now, with what it was made from."""
-        files = self._adapter_files(state, accepted, {"run_id": self.tracker.run_id})
-        durable.replace_folder(self.folder.adapter, files)
+        about = {**self._about(state, accepted), "run_id": self.tracker.run_id}
+        lora.save(
+            state.adapter(), accepted.adapter, self.folder.adapter, about, _template(accepted)
+        )
 
-    def _adapter_files(
-        self, state: TrainState, accepted: Accepted, more: Mapping[str, Any] = MappingProxyType({})
-    ) -> dict[str, bytes]:
+    def _about(self, state: TrainState, accepted: Accepted) -> dict[str, Any]:
+        """What an adapter was made from."""
         located = accepted.loaded.located
-        about = {
+        return {
             "base_model": self.public["model"]["path"],
             "base_name": located.name,
             "base_revision": located.revision,
             "step": state.progress.step,
             "lora": asdict(self.config.lora),
-            **more,
         }
-        template = {"chat_template.jinja": accepted.dataset.template.text}
-        return lora.saved_files(state.adapter(), accepted.adapter, about, template)
 
     def checkpoint(self, state: TrainState, accepted: Accepted, about: Mapping[str, Any]) -> None:
         """Save all that the run needs to go on from here; keep the last ones."""
@@ -247,7 +244,10 @@ class Record:
         progress.metrics_rows = len(self.rows)
         self.folder.sync_metrics()
         self.tracker.flush()  # before: what the checkpoint counts as noted must not be lost
-        files = {**self._adapter_files(state, accepted), **state.files(about)}
+        adapter = lora.saved_files(
+            state.adapter(), accepted.adapter, self._about(state, accepted), _template(accepted)
+        )
+        files = {**adapter, **state.files(about)}
         checkpoint.save(self.folder.checkpoints, progress.step, files)
         checkpoint.prune(self.folder.checkpoints, config.keep_last, config.every)
         seconds = time.perf_counter() - started
@@ -317,6 +317,10 @@ def _final(summary: Mapping[str, Any]) -> dict[str, float]:
         "final/out_of_memory": "out_of_memory",
     }
     return {name: summary[key] for name, key in names.items() if summary[key] is not None}
+
+
+def _template(accepted: Accepted) -> dict[str, str]:
+    return {"chat_template.jinja": accepted.dataset.template.text}
 
 
 def _sha256(text: str) -> str:

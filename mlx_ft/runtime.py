@@ -88,6 +88,11 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("MLX_FT_CACHE", "~/.cache/mlx-ft")).expanduser()
 
 
+def default_output_dir() -> Path:
+    """Where commands that take no configuration look for runs: `MLX_FT_OUTPUTS`."""
+    return Path(os.environ.get("MLX_FT_OUTPUTS", "outputs")).expanduser()
+
+
 def _load_blas(cache_dir: Path) -> Blas:
     reasons = []
     for load in (_load_packaged_blas, _load_system_blas):

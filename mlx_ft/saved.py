@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from mlx_ft.config.compose import config_from_dict
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import AdapterError, MlxFtError
 from mlx_ft.runfolder import ORIGIN, read_json
+from mlx_ft.runtime import default_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def find_run(reference: str | Path | None = None, output_dir: Path | None = None
     there is no such run, it has no adapter, or its files cannot be read.
     """
     if output_dir is None:
-        output_dir = Path(os.environ.get("MLX_FT_OUTPUTS", "outputs")).expanduser()
+        output_dir = default_output_dir()
     folder = _newest(output_dir) if reference is None else _folder(str(reference), output_dir)
     if not (folder / "adapter").is_dir():
         raise AdapterError(

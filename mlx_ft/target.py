@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_ft.config import quoted
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import ConfigError
 from mlx_ft.runfolder import JOURNAL, ORIGIN, checkpoint_folders, held_files, read_json, step_of
@@ -84,9 +85,8 @@ def newest(output_dir: Path) -> Target:
 def command_line(found: Target) -> list[str]:
     """The arguments of `train.py` that go on with a run, with its own configuration."""
     place = (found.checkpoint or found.folder).absolute()
-    quoted = str(place).replace("\\", "\\\\").replace("'", "\\'")
     folder = str(found.folder.absolute())
-    return ["--config-dir", folder, "--config-name", "config", f"train.resume='{quoted}'"]
+    return ["--config-dir", folder, "--config-name", "config", f"train.resume={quoted(str(place))}"]
 
 
 def go_where_it_began(found: Target) -> str | None:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 GROWING = ("open", "write", "mkdir")  # what a full disk refuses; the rest still works
@@ -45,12 +44,7 @@ class FaultyDisk(AbstractContextManager["FaultyDisk"]):
             self._replace(module, "open", self._opened)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for module, name, real in reversed(self._real):
             setattr(module, name, real)
 

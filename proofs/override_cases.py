@@ -113,7 +113,7 @@ LOOKUPS = (
 HYDRA = (
     "hydra.callbacks.x={T}", "hydra.callbacks={x: {T}}", "hydra/callbacks=mine", "hydra.job.name=x",
     "hydra.job.chdir=true", "hydra.job.env_set={PATH: x}", "hydra.job.env_copy=[HOME]",
-    "hydra.job.env_set.LD_PRELOAD=/tmp/x.so", "hydra.searchpath=[pkg://canary]", "hydra={T}",
+    "hydra.job.env_set.LD_PRELOAD=x.so", "hydra.searchpath=[pkg://canary]", "hydra={T}",
     "hydra.searchpath=[file:///etc]", "hydra/sweeper=basic", "hydra.sweeper={T}", "hydra/env=x",
     "hydra.sweeper.params={lora.rank: '1,2'}", "hydra/job_logging=default", "hydra/output=x",
     "hydra.job_logging.handlers.x={(): canary.fire}", "hydra.job_logging.root=null", "hydra=null",

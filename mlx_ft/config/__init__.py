@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlx_ft.config.schema import Config
 
-__all__ = ["Config", "conf_dir"]
+__all__ = ["Config", "conf_dir", "quoted"]
 
 
 def conf_dir() -> Path:
@@ -14,3 +14,9 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parents[1]
     shipped = package / "conf"
     return shipped if shipped.is_dir() else package.parent / "conf"
+
+
+def quoted(text: str) -> str:
+    """A value for Hydra's grammar, whatever characters it has."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -97,7 +97,7 @@ def find(config: DataConfig) -> Sources:
 def digest(paths: Iterable[Path]) -> str:
     """SHA-256, in hexadecimal: of a file's bytes; of several, over their digests in order.
 
-    A hub dataset counts by its commit. Raises OSError.
+    A hub dataset counts by its commit. Raises DataError for a file that cannot be read.
     """
     found = [_digest(path) for path in paths]
     return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()
@@ -106,8 +106,11 @@ def digest(paths: Iterable[Path]) -> str:
 def _digest(path: Path) -> str:
     if hub.is_hub(path):
         return hashlib.sha256(hub.identity(path).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _entries(path: Any) -> Iterator[tuple[str, float]]:

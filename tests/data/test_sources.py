@@ -230,3 +230,8 @@ def test_what_the_hub_refuses_is_said_beside_the_place_that_was_tried(tmp_path, 
     )
     [fault] = faults(path="hub:org/name")
     assert fault == "data.path: 'hub:org/name' cannot be had from the hub: no network"
+
+
+def test_a_file_that_cannot_be_read_is_a_fault_of_the_data(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        digest([tmp_path])  # as /proc/self/mem: it is there, and reading it fails

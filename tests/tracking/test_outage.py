@@ -65,10 +65,13 @@ def test_what_is_missed_is_written_once(tmp_path, database, server, faults, capl
     try:
         tracker, longest = train(folder, server, faults, config)
         assert longest < PATIENCE.flush + 0.4
-        if list(faults.values())[-1] not in (None, "slow"):
+        last = list(faults.values())[-1]
+        if last not in (None, "slow"):
             warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
             assert 1 <= len(warnings) <= 2  # when it began, and what is left at the end
-            assert f"mlx-ft sync {folder}" in warnings[-1].getMessage()
+            left = tracker._journal.pending()
+            assert left or last == "lost-run"  # whose run is found by its tag, sooner or later
+            assert not left or f"mlx-ft sync {folder}" in warnings[-1].getMessage()
     finally:
         server.recover()
     tracker._writer._thread.join(10)
