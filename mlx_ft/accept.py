@@ -16,10 +16,11 @@ from mlx_ft.data import build, sources
 from mlx_ft.data.prepare import Dataset, prepare
 from mlx_ft.data.rows import Conversation
 from mlx_ft.data.sample import sample
-from mlx_ft.errors import DataError, ModelError
+from mlx_ft.errors import ConfigError, DataError, ModelError
 from mlx_ft.metrics import Metric
 from mlx_ft.models import load as models
 from mlx_ft.models.checkpointing import checkpoint_layers
+from mlx_ft.models.forward import Forward, forward_of
 from mlx_ft.models.tokenizer import load_tokenizer, needs_download
 
 
@@ -35,6 +36,7 @@ class Accepted:
     metric: Metric | None
     adapter: lora.Adapter
     vocabulary: int | None  # rows of the model's embedding
+    forward: Forward
 
 
 def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
@@ -66,9 +68,33 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
     adapter = lora.attach(loaded.model, config.lora)
     if profile.grad_checkpoint:
         checkpoint_layers(loaded.model)
+    forward = forward_of(loaded.model)
+    resolved = _resolve_compute(resolved, ready.device, forward)
     shown = _record_choices(public, resolved)
     return Accepted(
-        resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary
+        resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary, forward
+    )
+
+
+def _resolve_compute(config: Config, device: str, forward: Forward) -> Config:
+    """Decide how steps are computed, by what the model allows and where it pays.
+
+    Raises ConfigError for what was asked for and cannot be.
+    """
+    data = config.data
+    packing, share = data.packing, data.share_prefixes
+    if packing == "segments" and not forward.segments:
+        raise ConfigError(
+            f"data.packing=segments: the attention of {config.model.path} cannot be taken by "
+            "segments. Set data.packing=none"
+        )
+    if packing == "auto":  # on a GPU padded rows are compiled
+        packing = "segments" if forward.segments and device == "cpu" else "none"
+    if share == "auto":
+        share = packing == "segments" and config.lora.dropout == 0
+    return replace(
+        config,
+        data=replace(data, packing=packing, share_prefixes=share),
     )
 
 
@@ -159,7 +185,7 @@ def _record_choices(public: Mapping[str, Any], resolved: Config) -> dict[str, An
     shown = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in public.items()
     }
-    for group in ("memory_profile", "model", "train", "eval"):
+    for group in ("memory_profile", "model", "data", "train", "eval"):
         for key, value in asdict(getattr(resolved, group)).items():
             if shown.get(group, {}).get(key) == "auto":
                 shown[group][key] = value

@@ -12,14 +12,15 @@ import mlx.nn as nn
 
 from mlx_ft import generation
 from mlx_ft.config.schema import DataConfig, EvalConfig
-from mlx_ft.data.arrays import to_arrays
+from mlx_ft.data.arrays import packed, padded
 from mlx_ft.data.batch import Batch
 from mlx_ft.data.chat import prompt_tokens
 from mlx_ft.data.rows import Conversation
 from mlx_ft.datasets import open_database
 from mlx_ft.losses import causal_lm_loss
 from mlx_ft.metrics import Case, Metric, build_metric, judge_all
-from mlx_ft.models.heads import logits_at
+from mlx_ft.models.forward import Forward, forward_of
+from mlx_ft.models.segments import Segments
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,20 @@ def build_judge(config: DataConfig) -> Metric | None:
     return build_metric(config.metric, None if name is None else lambda: open_database(name))
 
 
-def validation_loss(model: nn.Module, batches: Iterable[Batch]) -> Validation:
-    """Token-weighted mean loss over `batches`, without dropout or label smoothing."""
+def validation_loss(
+    model: nn.Module, batches: Iterable[Batch], forward: Forward | None = None
+) -> Validation:
+    """Token-weighted mean loss over `batches`, without dropout or label smoothing.
+
+    forward: of the model, when it is there already. Without padding where the model allows it.
+    """
+    forward = forward or forward_of(model)
     model.eval()
-    logits, _ = logits_at(model)
     total, count = 0.0, 0.0
     for batch in batches:
-        arrays = to_arrays(batch)
-        batch_total, batch_count = causal_lm_loss(
-            logits, arrays.inputs, arrays.positions, arrays.labels, arrays.weights
-        )
+        arrays = packed(batch, share=True) if forward.segments else padded(batch)
+        cache = None if arrays.layout is None else Segments(arrays.layout)
+        batch_total, batch_count = causal_lm_loss(forward, *arrays.tensors, cache=cache)
         mx.eval(batch_total, batch_count)
         total += float(batch_total)
         count += float(batch_count)

@@ -83,7 +83,9 @@ class Judge:
                 display.advance()
 
         with self.stop.at_once():
-            result = evaluation.validation_loss(self.accepted.loaded.model, shown(self.valid))
+            result = evaluation.validation_loss(
+                self.accepted.loaded.model, shown(self.valid), self.accepted.forward
+            )
         self.record.validation(step, result)
         return result
 

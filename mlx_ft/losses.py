@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import mlx.core as mx
+
+CHUNK = 2**24  # logits that are in memory at once
+
+Head = Callable[[mx.array], mx.array]  # final hidden states (N, D) -> logits (N, V)
+
+
+class Halves(Protocol):
+    """A model before its head, at positions of a flattened batch, and its head."""
+
+    @property
+    def head(self) -> Head: ...  # noqa: D102
+    def at(self, tokens: mx.array, positions: mx.array, cache: Any, /) -> mx.array: ...  # noqa: D102
 
 
 def cross_entropy(
@@ -18,29 +31,135 @@ def cross_entropy(
     Returns (sum in nats, number of targets), float32 scalars.
     """
     logits = logits.astype(mx.float32)
-    log_normalizer = mx.logsumexp(logits, axis=-1)
-    label_logits = mx.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    losses = log_normalizer - label_logits
-    if label_smoothing:
-        uniform = log_normalizer - logits.mean(axis=-1)
-        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+    losses = _losses(logits, mx.logsumexp(logits, axis=-1), labels, label_smoothing)
     # where, not a product: 0 * inf would be NaN.
     return mx.where(weights > 0, losses, 0).sum(), weights.sum()
 
 
+def head_loss(
+    head: Head,
+    hidden: mx.array,
+    labels: mx.array,
+    weights: mx.array,
+    label_smoothing: float = 0.0,
+    *,
+    train: bool = False,
+) -> tuple[mx.array, mx.array]:
+    """`cross_entropy(head(hidden), ...)`, without ever holding all of its logits.
+
+    head: frozen. hidden: (N, D), at target positions. labels, weights: (N,). The positions are
+    taken chunk by chunk. train: a chunk's gradient by `hidden` is computed while its logits are
+    there, and the backward pass has only to scale it (as in Hsu et al. 2024, arXiv:2410.10989);
+    nothing else can be differentiated then. Returns (sum in nats, number of targets).
+    """
+    if not train:
+        return _chunked(head, hidden, labels, weights, label_smoothing)[0], weights.sum()
+
+    @mx.custom_function
+    def total(hidden: mx.array) -> tuple[mx.array, mx.array]:
+        found, gradient = _chunked(head, hidden, labels, weights, label_smoothing, train=True)
+        return found, gradient
+
+    @total.vjp
+    def _scaled(hidden: mx.array, cotangents: Any, outputs: Any) -> Any:
+        return (outputs[1] * cotangents[0]).astype(hidden.dtype)
+
+    found: Any = total(hidden)
+    return found[0], weights.sum()
+
+
+def _chunked(
+    head: Head,
+    hidden: mx.array,
+    labels: mx.array,
+    weights: mx.array,
+    label_smoothing: float,
+    *,
+    train: bool = False,
+) -> tuple[mx.array, mx.array]:
+    """(sum of the losses, its gradient by `hidden` (N, D), float32, empty unless `train`)."""
+    width = head(hidden[:1]).shape[-1]
+    size = max(1, CHUNK // width)
+    total, gradients = mx.array(0.0), []
+    for start in range(0, len(hidden), size):
+        cut = slice(start, start + size)
+        chunk = mx.depends([hidden[cut]], [total])[0]  # no chunk before the one before it is done
+        found, gradient = _chunk(head, chunk, labels[cut], weights[cut], label_smoothing, train)
+        total = total + found
+        if train:
+            gradient, total = mx.depends([gradient, total], [gradient, total])
+            gradients.append(gradient)
+    return total, mx.concatenate(gradients) if train else mx.array([])
+
+
+def _chunk(
+    head: Head,
+    hidden: mx.array,
+    labels: mx.array,
+    weights: mx.array,
+    smoothing: float,
+    train: bool,
+) -> tuple[mx.array, mx.array]:
+    outputs = head(hidden)
+    logits = outputs.astype(mx.float32)
+    if not train:
+        return cross_entropy(logits, labels, weights, smoothing)[0], mx.array([])
+    # One pass of exponentials for loss and gradient: the largest probability is exp(max - lse).
+    probabilities = mx.softmax(logits, axis=-1, precise=True)
+    log_normalizer = logits.max(axis=-1) - mx.log(probabilities.max(axis=-1))
+    losses = _losses(logits, log_normalizer, labels, smoothing)
+    total = mx.where(weights > 0, losses, 0).sum()
+    places = labels[:, None]
+    at_labels = mx.take_along_axis(probabilities, places, axis=-1) - (1 - smoothing)
+    by_logits = mx.put_along_axis(probabilities, places, at_labels, axis=-1)
+    if smoothing:
+        by_logits = by_logits - smoothing / logits.shape[-1]
+    by_logits = mx.where(weights[:, None] > 0, by_logits, 0).astype(outputs.dtype)
+    _, [gradient] = mx.vjp(lambda hidden: [head(hidden)], [hidden], [by_logits])
+    return total, gradient.astype(mx.float32)
+
+
+def _losses(
+    logits: mx.array, log_normalizer: mx.array, labels: mx.array, smoothing: float
+) -> mx.array:
+    losses = log_normalizer - mx.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    if smoothing:
+        uniform = log_normalizer - logits.mean(axis=-1)
+        losses = (1 - smoothing) * losses + smoothing * uniform
+    return losses
+
+
 def causal_lm_loss(
-    logits_at: Callable[[mx.array, mx.array], mx.array],
+    forward: Halves,
     inputs: mx.array,
     positions: mx.array,
     labels: mx.array,
     weights: mx.array,
     label_smoothing: float = 0.0,
+    cache: Any = None,
+    *,
+    train: bool = False,
 ) -> tuple[mx.array, mx.array]:
     """Summed loss of the target positions of a batch.
 
-    logits_at(inputs, positions): logits (N, V) at `positions` of the flattened (B * T) batch.
-    inputs: (B, T). positions, labels, weights: (N,), filled up with weight 0.
+    inputs: (B, T). positions, labels, weights: (N,), of the flattened batch, filled up with
+    weight 0. cache: what every layer is given as such. train: see `head_loss`.
     Returns (sum in nats, number of targets).
     """
-    logits = logits_at(inputs, positions)
-    return cross_entropy(logits, labels, weights, label_smoothing)
+    hidden = forward.at(inputs, positions, cache)
+    return head_loss(forward.head, hidden, labels, weights, label_smoothing, train=train)
+
+
+def full_logits_loss(
+    forward: Halves,
+    inputs: mx.array,
+    positions: mx.array,
+    labels: mx.array,
+    weights: mx.array,
+    label_smoothing: float = 0.0,
+    cache: Any = None,
+) -> tuple[mx.array, mx.array]:
+    """`causal_lm_loss` by way of logits at every position, as most trainers take it."""
+    every = mx.arange(inputs.size)
+    logits = forward.head(forward.at(inputs, every, cache))
+    return cross_entropy(logits[positions], labels, weights, label_smoothing)

@@ -16,7 +16,7 @@ from mlx_ft.errors import TrainingError
 from mlx_ft.memory_estimate import Dimensions, advice, estimate
 from mlx_ft.memory_reading import Reader
 from mlx_ft.memory_watch import MemoryWatch, Notice
-from mlx_ft.models.heads import logits_at
+from mlx_ft.models.forward import Forward
 from mlx_ft.models.load import Loaded, total_parameters
 from mlx_ft.state import Progress
 
@@ -136,7 +136,9 @@ class MemoryGuard:
         )
 
 
-def build(config: Config, loaded: Loaded, adapter: lora.Adapter, device: str) -> MemoryGuard:
+def build(
+    config: Config, loaded: Loaded, adapter: lora.Adapter, device: str, forward: Forward
+) -> MemoryGuard:
     """The guard of a run whose model has its adapter on."""
     model, parameters = loaded.model, total_parameters(loaded.model)
     located = loaded.located.config
@@ -147,7 +149,7 @@ def build(config: Config, loaded: Loaded, adapter: lora.Adapter, device: str) ->
         trainable=lora.count(model),
         adapted=adapter.num_layers,
         quantization=loaded.quantization,
-        full_logits=not logits_at(model)[1],
+        full_logits=not (forward.splits and config.train.targets_only),
     )
     watch = MemoryWatch(
         job,

@@ -29,7 +29,7 @@ from mlx_ft.resume import Resumed
 from mlx_ft.runfolder import RunFolder
 from mlx_ft.state import TrainState, progress_of
 from mlx_ft.target import Target
-from mlx_ft.trainer import StepResult
+from mlx_ft.trainer import Compute, StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Session:
         self.record = Record(accepted.config, accepted.public, folder, parent_run_id)
         self.fingerprint = resume.fingerprint(accepted)
         self.guard = memory_guard.build(
-            self.config, accepted.loaded, accepted.adapter, accepted.device
+            self.config, accepted.loaded, accepted.adapter, accepted.device, accepted.forward
         )
         self.crash = last_crash(folder.path)
         self.resumed: Resumed | None = None
@@ -189,7 +189,13 @@ class Session:
             config.optimizer,
             config.train,
             seed=config.seed,
-            compiled=bool(config.train.compile),
+            compute=Compute(
+                compiled=bool(config.train.compile),
+                segments=config.data.packing == "segments",
+                share=bool(config.data.share_prefixes),
+                targets_only=config.train.targets_only,
+            ),
+            forward=self.accepted.forward,
             guard=self.guard,
         ):
             self._note(result, display)

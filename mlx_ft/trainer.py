@@ -22,13 +22,14 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlx_ft import lora, optim
 from mlx_ft.config.schema import OptimizerConfig, TrainConfig
-from mlx_ft.data.arrays import to_arrays
+from mlx_ft.data.arrays import packed, padded
 from mlx_ft.data.batch import Batch, Batches, collate
 from mlx_ft.errors import TrainingError
-from mlx_ft.losses import causal_lm_loss
+from mlx_ft.losses import causal_lm_loss, full_logits_loss
 from mlx_ft.memory_guard import MemoryGuard
 from mlx_ft.memory_watch import is_out_of_memory
-from mlx_ft.models.heads import LogitsAt, logits_at
+from mlx_ft.models.forward import Forward, forward_of
+from mlx_ft.models.segments import Segments
 from mlx_ft.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ ENOUGH_LOSSES = 10
 PART_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps the seeds of parts far apart
 
 Sums = tuple[Any, mx.array, mx.array]  # of gradients, of losses, number of targets
-Accumulate = Callable[..., Sums]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,20 @@ def plan(
 
 
 @dataclass(frozen=True)
+class Compute:
+    """How steps are computed; what they compute is the same up to rounding.
+
+    compiled: `mx.compile`; what takes segments is not. segments: rows without padding; share:
+    what rows of a batch begin with is computed once. targets_only: logits of nothing else.
+    """
+
+    compiled: bool = False
+    segments: bool = False
+    share: bool = False
+    targets_only: bool = True
+
+
+@dataclass(frozen=True)
 class StepResult:
     """One optimizer step. loss: mean over targets, nats; grad_norm: before clipping.
 
@@ -99,16 +113,19 @@ def train(
     config: TrainConfig,
     *,
     seed: int,
-    compiled: bool,
+    compute: Compute,
+    forward: Forward | None = None,
     guard: MemoryGuard | None = None,
 ) -> Iterator[StepResult]:
     """Yield one result per optimizer step, from where `state` stands to the plan's end.
 
     Between two results the caller may evaluate, save, stop, or put other arrays into the state:
-    it is whole. Raises TrainingError after `config.skip_patience` skipped steps in a row, and
-    when a single row does not fit into memory.
+    it is whole. forward: of the state's model, when it is there already. Raises TrainingError
+    after `config.skip_patience` skipped steps in a row, and when a single row does not fit into
+    memory.
     """
-    step = _build_step(state, optimizer_config, config, compiled, guard or MemoryGuard())
+    forward = forward or forward_of(state.model)
+    step = _build_step(state, forward, optimizer_config, config, compute, guard or MemoryGuard())
     progress = state.progress
     while progress.step < run_plan.steps:
         started = time.perf_counter()
@@ -181,7 +198,7 @@ def _add(
                 for part, piece in enumerate(_pieces(batches, batch, parts)):
                     lora.seed_dropout(state.model, (seed + part * PART_STRIDE) % 2**64)
                     with step.guard.part(piece.mask):
-                        added = step.accumulate(*added, *vars(to_arrays(piece)).values())
+                        added = step.accumulate(added, piece)
                         mx.eval(added)
                 return added
         except Exception as error:
@@ -255,28 +272,22 @@ def _zeros(state: TrainState) -> Sums:
 class _Step:
     """The two halves of an optimizer step: gradients of a micro-batch added up, and the update."""
 
-    accumulate: Accumulate
+    accumulate: Callable[[Sums, Batch], Sums]
     update: Callable[..., tuple[mx.array, mx.array, mx.array]]
     guard: MemoryGuard
 
 
 def _build_step(
     state: TrainState,
+    forward: Forward,
     optimizer_config: OptimizerConfig,
     config: TrainConfig,
-    compiled: bool,
+    compute: Compute,
     guard: MemoryGuard,
 ) -> _Step:
     model, optimizer = state.model, state.optimizer
-    logits, saves_work = logits_at(model)
-    if not saves_work:
+    if compute.targets_only and not forward.splits:
         logger.info("this model's logits are computed at every position, targets or not")
-    gradient = summed_gradient(model, logits, config.label_smoothing)
-
-    def accumulate(gradients: Any, total: mx.array, count: mx.array, *arrays: mx.array) -> Sums:
-        (batch_total, batch_count), batch_gradients = gradient(*arrays)
-        added = tree_map(mx.add, gradients, batch_gradients)
-        return added, total + batch_total, count + batch_count
 
     def update(
         gradients: Any, total: mx.array, count: mx.array, limit: mx.array
@@ -295,24 +306,59 @@ def _build_step(
         optimizer.state.update(tree_map(keep, optimizer.state, old_state))
         return loss, norm, taken
 
-    if not compiled:
-        return _Step(accumulate, update, guard)
-    captured = [model.state, optimizer.state]
-    return _Step(
-        mx.compile(accumulate, inputs=captured, outputs=captured),
-        mx.compile(update, inputs=captured, outputs=captured),
-        guard,
+    if compute.compiled:
+        captured = [model.state, optimizer.state]
+        update = mx.compile(update, inputs=captured, outputs=captured)
+    return _Step(_accumulation(state, forward, config, compute), update, guard)
+
+
+def _accumulation(
+    state: TrainState, forward: Forward, config: TrainConfig, compute: Compute
+) -> Callable[[Sums, Batch], Sums]:
+    """(sums, micro-batch) -> sums with those of the micro-batch."""
+    gradient = summed_gradient(
+        state.model, forward, config.label_smoothing, whole=not compute.targets_only
     )
+
+    def accumulate(sums: Sums, *arrays: mx.array, cache: Any = None) -> Sums:
+        (batch_total, batch_count), batch_gradients = gradient(*arrays, cache=cache)
+        gradients, total, count = sums
+        added = tree_map(mx.add, gradients, batch_gradients)
+        return added, total + batch_total, count + batch_count
+
+    def without_padding(sums: Sums, batch: Batch) -> Sums:
+        arrays = packed(batch, share=compute.share)
+        assert arrays.layout is not None
+        return accumulate(sums, *arrays.tensors, cache=Segments(arrays.layout))
+
+    if compute.segments:
+        return without_padding
+    step: Callable[..., Sums] = accumulate
+    if compute.compiled:
+        captured = [state.model.state, state.optimizer.state]
+        step = mx.compile(accumulate, inputs=captured, outputs=captured)
+    return lambda sums, batch: step(sums, *padded(batch).tensors)
 
 
 def summed_gradient(
-    model: nn.Module, logits: LogitsAt, label_smoothing: float
+    model: nn.Module, forward: Forward, label_smoothing: float, *, whole: bool = False
 ) -> Callable[..., tuple[tuple[mx.array, mx.array], Any]]:
-    """(inputs, positions, labels, weights) -> ((loss sum, targets), gradients of the sum)."""
+    """(inputs, positions, labels, weights, cache) -> ((loss sum, targets), gradients of the sum).
 
-    def loss(*arrays: mx.array) -> tuple[mx.array, mx.array]:
-        inputs, positions, labels, weights = arrays
-        return causal_lm_loss(logits, inputs, positions, labels, weights, label_smoothing)
+    whole: all logits, and then those of the targets.
+    """
+
+    def loss(
+        inputs: mx.array,
+        positions: mx.array,
+        labels: mx.array,
+        weights: mx.array,
+        cache: Segments | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        arrays = inputs, positions, labels, weights
+        if whole:
+            return full_logits_loss(forward, *arrays, label_smoothing, cache)
+        return causal_lm_loss(forward, *arrays, label_smoothing, cache, train=True)
 
     gradient: Callable[..., tuple[tuple[mx.array, mx.array], Any]] = nn.value_and_grad(model, loss)
     return gradient

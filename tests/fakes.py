@@ -80,7 +80,13 @@ def train(
     config = config or TrainConfig(max_steps=steps)
     plan = trainer.plan(config, len(data), accumulation)
     results = trainer.train(
-        run, data, plan, optimizer or OptimizerConfig(), config, seed=seed, compiled=compiled
+        run,
+        data,
+        plan,
+        optimizer or OptimizerConfig(),
+        config,
+        seed=seed,
+        compute=trainer.Compute(compiled=compiled),
     )
     return list(results)
 

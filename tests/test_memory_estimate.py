@@ -17,7 +17,7 @@ from mlx_ft import lora, optim
 from mlx_ft.config.schema import Config, LoraConfig, MemoryProfileConfig, OptimizerConfig
 from mlx_ft.memory_estimate import Dimensions, Estimate, advice, estimate
 from mlx_ft.models.checkpointing import checkpoint_layers
-from mlx_ft.models.heads import logits_at
+from mlx_ft.models.forward import forward_of
 from mlx_ft.models.load import total_parameters
 from mlx_ft.runtime import GIB
 from mlx_ft.trainer import summed_gradient
@@ -63,7 +63,7 @@ def test_the_estimate_is_near_mlxs_peak_and_not_below(checkpointed):
     adapter = lora.attach(model, LoraConfig(rank=8))
     if checkpointed:
         checkpoint_layers(model)
-    gradient = summed_gradient(model, logits_at(model)[0], 0.0)
+    gradient = summed_gradient(model, forward_of(model), 0.0)
     model.train()
     job = estimate(
         resolved(checkpointed=checkpointed),

@@ -90,8 +90,8 @@ def test_a_diverging_run_fails_with_a_reason_and_a_finite_adapter(place, monkeyp
 
     genuine = trainer.causal_lm_loss
 
-    def overflowing(*arguments):
-        total, count = genuine(*arguments)
+    def overflowing(*arguments, **options):
+        total, count = genuine(*arguments, **options)
         return total * mx.array(3e38) * 1e3, count
 
     monkeypatch.setattr(trainer, "causal_lm_loss", overflowing)
@@ -127,7 +127,9 @@ def test_a_run_whose_every_step_was_skipped_fails(place, monkeypatch):
 
     from mlx_ft import trainer
 
-    monkeypatch.setattr(trainer, "causal_lm_loss", lambda *_: (mx.array(mx.nan), mx.array(1.0)))
+    monkeypatch.setattr(
+        trainer, "causal_lm_loss", lambda *_, **__: (mx.array(mx.nan), mx.array(1.0))
+    )
     bad = ("train.max_steps=3", "eval.before=false")
     assert main(job(*bad)) == 1
     found = summary(place / "run")
@@ -155,6 +157,9 @@ def test_a_disk_that_fills_up_leaves_no_half_adapter(place, monkeypatch, capsys)
     assert err.count("No space left on device") == 2  # the checkpoint; the adapter at the end
     assert "Traceback" not in err
     assert "6 of 6 steps were done; no adapter could be saved. Run folder: run" in err
+    found = summary(place / "run")  # small enough for what is left of the disk
+    assert (found["status"], found["steps"], found["adapter_path"]) == ("FAILED", 6, None)
+    assert "No space left on device" in found["reason"]
     assert not (place / "run" / "adapter").exists()
     assert [p.name for p in (place / "run").iterdir() if "partial" in p.name] == []
 

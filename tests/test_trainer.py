@@ -74,7 +74,13 @@ def test_optimizer_state_and_learning_rate_reach_the_step(compiled: bool) -> Non
     velocity = {name: np.zeros_like(array) for name, array in before.items()}
     rates = []
     for result in trainer.train(
-        run, data, trainer.plan(config, 1, 1), rule, config, seed=0, compiled=compiled
+        run,
+        data,
+        trainer.plan(config, 1, 1),
+        rule,
+        config,
+        seed=0,
+        compute=trainer.Compute(compiled=compiled),
     ):
         after = snapshot(run.adapter())
         gradient = mean_gradient(before, data)
@@ -141,10 +147,12 @@ def test_stopping_and_going_on_is_the_same_as_never_stopping() -> None:
     data = batches(ROWS, seed=1)
     plan = trainer.plan(config, len(data), 2)
     whole = state(ADAMW, DROPOUT)
-    list(trainer.train(whole, data, plan, ADAMW, config, seed=1, compiled=False))
+    list(trainer.train(whole, data, plan, ADAMW, config, seed=1, compute=trainer.Compute()))
 
     first = state(ADAMW, DROPOUT)
-    for result in trainer.train(first, data, plan, ADAMW, config, seed=1, compiled=False):
+    for result in trainer.train(
+        first, data, plan, ADAMW, config, seed=1, compute=trainer.Compute()
+    ):
         if result.step == 3:
             break
     second = state(ADAMW, DROPOUT)
@@ -152,7 +160,7 @@ def test_stopping_and_going_on_is_the_same_as_never_stopping() -> None:
     second.optimizer.state = first.optimizer.state
     second.progress = first.progress
     fresh = batches(ROWS, seed=1)
-    list(trainer.train(second, fresh, plan, ADAMW, config, seed=1, compiled=False))
+    list(trainer.train(second, fresh, plan, ADAMW, config, seed=1, compute=trainer.Compute()))
     assert same(snapshot(whole.adapter()), snapshot(second.adapter()))
     assert same(snapshot(whole.optimizer.state), snapshot(second.optimizer.state))
 
@@ -175,9 +183,9 @@ def test_a_window_that_breaks_is_taken_again_as_a_whole() -> None:
     data = Breaking(ROWS, 2, 0, pad_id=258)
     plan = trainer.plan(config, len(data), 2)
     with pytest.raises(MemoryError):
-        list(trainer.train(broken, data, plan, ADAMW, config, seed=0, compiled=False))
+        list(trainer.train(broken, data, plan, ADAMW, config, seed=0, compute=trainer.Compute()))
     assert (broken.progress.step, broken.progress.micro_step) == (1, 2)
-    list(trainer.train(broken, data, plan, ADAMW, config, seed=0, compiled=False))
+    list(trainer.train(broken, data, plan, ADAMW, config, seed=0, compute=trainer.Compute()))
     assert same(snapshot(whole.adapter()), snapshot(broken.adapter()))
 
 
@@ -193,7 +201,13 @@ def test_validating_and_generating_between_steps_changes_no_bit() -> None:
     config = TrainConfig(max_steps=3)
     data = batches(ROWS)
     for _ in trainer.train(
-        disturbed, data, trainer.plan(config, 4, 1), ADAMW, config, seed=0, compiled=False
+        disturbed,
+        data,
+        trainer.plan(config, 4, 1),
+        ADAMW,
+        config,
+        seed=0,
+        compute=trainer.Compute(),
     ):
         disturbed.model.eval()
         mx.eval(mx.random.uniform(shape=(3,)))

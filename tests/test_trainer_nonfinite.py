@@ -61,7 +61,13 @@ def test_a_step_that_is_not_finite_changes_nothing(poison: float | str, compiled
     skipped = []
     losses = []
     for result in trainer.train(
-        run, data, trainer.plan(config, 5, 1), ADAMW, config, seed=0, compiled=compiled
+        run,
+        data,
+        trainer.plan(config, 5, 1),
+        ADAMW,
+        config,
+        seed=0,
+        compute=trainer.Compute(compiled=compiled),
     ):
         seen.append((snapshot(run.adapter()), moments(run)))
         skipped.append(result.skipped)

@@ -130,6 +130,18 @@ def _data_rules(config: Config) -> Iterator[Fault]:
                 f"{name}: found {path!r}, which is data.path; the training rows cannot judge "
                 "the result. Give other rows, or null",
             )
+    if data.share_prefixes is True and data.packing == "none":
+        yield (
+            ("data.share_prefixes", "data.packing"),
+            "data.share_prefixes: found true, but padded rows (data.packing=none) share nothing. "
+            "Set data.packing=segments, or share_prefixes=auto",
+        )
+    if data.share_prefixes is True and config.lora.dropout > 0:
+        yield (
+            ("data.share_prefixes", "lora.dropout"),
+            f"data.share_prefixes: found true with lora.dropout={config.lora.dropout:g}; rows "
+            "that share their beginning would share what is dropped there. Set it to auto",
+        )
     patience = config.train.early_stopping_patience
     no_split = data.valid_fraction == 0 and data.valid_path is None
     brings_rows = any(

@@ -78,6 +78,19 @@ class DataConfig:
         minimum=0,
         below=1,
     )
+    packing: str = option(
+        "auto",
+        "`segments`: the rows of a batch lie one behind the other and do not see one another; "
+        "`none`: side by side, the shorter ones padded. The same batches and the same result; "
+        "`auto`: `segments` on the CPU, where the model allows it.",
+        choices=("auto", "none", "segments"),
+    )
+    share_prefixes: Any = option(
+        "auto",
+        "With segments: what rows of a batch begin with is computed once. The same result; "
+        "`auto`: unless `lora.dropout` is to differ between them.",
+        kind="bool|'auto'",
+    )
     cache: bool = option(
         True, "Keep the checked and encoded rows in `paths.cache_dir` for the next run."
     )

@@ -31,13 +31,14 @@ class Batch:
     """Rows padded on the right to one length.
 
     inputs, targets: (B, T) int32, targets[b, t] the token after inputs[b, t]. mask: (B, T) bool,
-    the targets that count. rows: (B,) int64, which examples these are.
+    the targets that count. rows: (B,) int64, which examples these are; examples: they themselves.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     mask: np.ndarray
     rows: np.ndarray
+    examples: tuple[Row, ...]
 
 
 class Batches:
@@ -162,7 +163,7 @@ def sequential(
 
 def collate(examples: Rows, rows: np.ndarray, pad_id: int, pad_multiple: int = 8) -> Batch:
     """One batch of the given rows. Padding is never a target."""
-    chosen = [examples[int(row)] for row in rows]
+    chosen = tuple(examples[int(row)] for row in rows)
     longest = np.array([max(len(example.tokens) for example in chosen)])
     shape = len(rows), int(_padded(longest, pad_multiple)[0])
     inputs = np.full(shape, pad_id, dtype=np.int32)
@@ -173,7 +174,7 @@ def collate(examples: Rows, rows: np.ndarray, pad_id: int, pad_multiple: int = 8
         inputs[b, :length] = example.tokens[:-1]
         targets[b, :length] = example.tokens[1:]
         mask[b, :length] = example.targets[1:]
-    return Batch(inputs, targets, mask, np.asarray(rows, dtype=np.int64))
+    return Batch(inputs, targets, mask, np.asarray(rows, dtype=np.int64), chosen)
 
 
 def _padded(lengths: np.ndarray, multiple: int) -> np.ndarray:

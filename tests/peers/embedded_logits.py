@@ -61,7 +61,9 @@ def main() -> None:
     data = Batches([example, example], 2, 0, pad_id=0)
     config = TrainConfig(max_steps=2)
     plan = trainer.plan(config, len(data), 1)
-    for result in trainer.train(state, data, plan, optimizer, config, seed=0, compiled=False):
+    for result in trainer.train(
+        state, data, plan, optimizer, config, seed=0, compute=trainer.Compute()
+    ):
         print(f"step {result.step}: loss {result.loss:.3f}")
     ours = logits(loaded.model, tokens)
     report("the base, without the adapter", base, ours)

@@ -14,14 +14,14 @@ import pytest
 
 from mlx_ft import lora, optim, trainer
 from mlx_ft.config.schema import LoraConfig, OptimizerConfig, TrainConfig
-from mlx_ft.data.arrays import POSITION_MULTIPLE, to_arrays
+from mlx_ft.data.arrays import POSITION_MULTIPLE, padded
 from mlx_ft.data.batch import Batch, collate
 from mlx_ft.data.chat import Example, encode
 from mlx_ft.data.formats import Conversation, Message
 from mlx_ft.data.rows import Record
 from mlx_ft.errors import DataError
 from mlx_ft.losses import causal_lm_loss, cross_entropy
-from mlx_ft.models.heads import logits_at
+from mlx_ft.models.forward import forward_of
 from mlx_ft.models.read import import_mlx_lm, read_tokenizer
 from mlx_ft.state import TrainState
 from tests.fakes import (
@@ -45,8 +45,8 @@ from mlx_lm.tuner.datasets import CacheDataset, ChatDataset  # noqa: E402
 
 def ours(model: nn.Module, examples: list[Example]) -> tuple[float, int]:
     """(mean loss, targets) of one batch, through the code that trains."""
-    arrays = to_arrays(collate(examples, np.arange(len(examples)), pad_id=258))
-    total, count = causal_lm_loss(logits_at(model)[0], *vars(arrays).values())
+    arrays = padded(collate(examples, np.arange(len(examples)), pad_id=258))
+    total, count = causal_lm_loss(forward_of(model), *arrays.tensors)
     return float(total / count), int(count)
 
 
@@ -95,7 +95,7 @@ def test_absent_here_a_pad_after_each_row_is_a_target(model: nn.Module) -> None:
     pair = [answer_row([5, 6, 7, 8], 2), answer_row([*range(20)], 10)]
     assert theirs(model, pair)[1] == (2 + 1) + (10 + 1)
     assert ours(model, pair)[1] == 2 + 10
-    arrays = to_arrays(collate(pair, np.arange(2), pad_id=258))
+    arrays = padded(collate(pair, np.arange(2), pad_id=258))
     assert np.array(arrays.labels)[np.array(arrays.weights) > 0].tolist() == [7, 8, *range(10, 20)]
 
 
@@ -247,9 +247,9 @@ def descent(rate: float) -> OptimizerConfig:
 def sum_gradient(
     model: nn.Module, examples: list[Example]
 ) -> tuple[tuple[float, float], dict[str, np.ndarray]]:
-    arrays = to_arrays(collate(examples, np.arange(len(examples)), pad_id=258))
-    gradient = trainer.summed_gradient(model, logits_at(model)[0], 0.0)
-    (total, count), gradients = gradient(*vars(arrays).values())
+    arrays = padded(collate(examples, np.arange(len(examples)), pad_id=258))
+    gradient = trainer.summed_gradient(model, forward_of(model), 0.0)
+    (total, count), gradients = gradient(*arrays.tensors)
     return (float(total), float(count)), snapshot(gradients)
 
 

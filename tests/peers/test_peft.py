@@ -15,9 +15,9 @@ from mlx.utils import tree_flatten
 
 from mlx_ft import lora, optim, trainer
 from mlx_ft.config.schema import LoraConfig, OptimizerConfig, TrainConfig
-from mlx_ft.data.arrays import to_arrays
+from mlx_ft.data.arrays import padded
 from mlx_ft.data.batch import Batches, collate
-from mlx_ft.models.heads import logits_at
+from mlx_ft.models.forward import forward_of
 from mlx_ft.state import TrainState
 from tests.fakes import example, relative
 from tests.models.tiny import build
@@ -80,13 +80,13 @@ def state(model: nn.Module) -> TrainState:
 @pytest.mark.parametrize("case", peer.CASES, ids=lambda case: case.name)
 def test_loss_and_every_gradient(case: peer.Case) -> None:
     model = adapted(case)
-    head, saves = logits_at(model)
-    arrays = to_arrays(collate(EXAMPLES, np.arange(4), pad_id=7))
-    gradient = trainer.summed_gradient(model, head, 0.0)
-    (total, count), gradients = gradient(*vars(arrays).values())
+    forward = forward_of(model)
+    arrays = padded(collate(EXAMPLES, np.arange(4), pad_id=7))
+    gradient = trainer.summed_gradient(model, forward, 0.0)
+    (total, count), gradients = gradient(*arrays.tensors)
     expected = vectors(case, "grad")
     found = {name: np.array(array / count) for name, array in tree_flatten(gradients)}
-    assert saves
+    assert forward.splits
     differences = {name: relative(found[name], expected[name]) for name in found}
     differences["loss"] = relative(float(total) / float(count), expected["loss"])
     print(f"\n{case.name}: largest relative difference {max(differences.values()):.1e}")
@@ -102,7 +102,11 @@ def test_five_steps_of_training(case: peer.Case, compiled: bool) -> None:
     data = Batches(EXAMPLES, peer.ROWS_PER_BATCH, 0, shuffle=False, pad_id=7)
     config = TrainConfig(max_steps=peer.STEPS, label_smoothing=peer.LABEL_SMOOTHING)
     plan = trainer.plan(config, len(data), peer.ACCUMULATION)
-    results = list(trainer.train(run, data, plan, OPTIMIZER, config, seed=0, compiled=compiled))
+    results = list(
+        trainer.train(
+            run, data, plan, OPTIMIZER, config, seed=0, compute=trainer.Compute(compiled=compiled)
+        )
+    )
     expected = vectors(case, "after")
     after = {name: np.array(array) for name, array in run.adapter().items()}
     differences = {name: relative(after[name], expected[name]) for name in after}

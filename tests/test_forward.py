@@ -9,7 +9,7 @@ import pytest
 
 from mlx_ft import lora
 from mlx_ft.config.schema import LoraConfig
-from mlx_ft.models.heads import logits_at
+from mlx_ft.models.forward import forward_of
 from tests.fakes import randomize
 from tests.families import FAMILIES
 from tests.models import tiny
@@ -51,11 +51,11 @@ def difference(model: nn.Module) -> tuple[float, bool]:
     model.eval()
     tokens = mx.array(np.random.RandomState(0).randint(0, 260, (3, 9)))
     positions = mx.array([0, 4, 8, 9, 26, 0])
-    head, saves = logits_at(model)
+    forward = forward_of(model)
     expected = model(tokens).reshape(27, -1)[positions]
-    found = head(tokens, positions)
+    found = forward.logits_at(tokens, positions)
     assert found.shape == (6, 260)
-    return float(mx.abs(found - expected).max() / mx.abs(expected).max()), saves
+    return float(mx.abs(found - expected).max() / mx.abs(expected).max()), forward.splits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -95,8 +95,7 @@ def test_dropout_does_not_hide_the_split() -> None:
     lora.attach(model, LoraConfig(rank=4, dropout=0.5))
     randomize(model, scale=1.0)
     model.train()
-    _, saves = logits_at(model)
-    assert saves
+    assert forward_of(model).splits
 
 
 class WithoutParts(nn.Module):

@@ -1,0 +1,126 @@
+"""A model as its final hidden states and its head: logits only where they are wanted.
+
+The head is the widest product of a step, and half of a small model's time would go into logits of
+prompt tokens that carry no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_ft.data.layout import lay_out
+from mlx_ft.models import segments
+from mlx_ft.models.segments import Segments
+
+# A probe's largest difference, relative to the largest value. Where the same products are taken
+# it is tight: a soft cap bends small logits by very little.
+SAME = 1e-5
+LIKE = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The two halves of a model.
+
+    backbone: (tokens (B, T), cache of every layer or None) -> final hidden states (B, T, D).
+    head: (N, D) -> logits (N, V); both are the whole model and nothing where it cannot be split:
+    `splits` is False. segments: whether the backbone takes `Segments` as its cache.
+    """
+
+    backbone: Callable[[mx.array, Segments | None], mx.array]
+    head: Callable[[mx.array], mx.array]
+    splits: bool
+    segments: bool
+
+    def at(self, tokens: mx.array, positions: mx.array, cache: Segments | None = None) -> mx.array:
+        """Final hidden states (M, D) at `positions` (M,) of the flattened tokens (B, T)."""
+        hidden = self.backbone(tokens, cache)
+        return hidden.reshape(-1, hidden.shape[-1])[positions]
+
+    def logits_at(self, tokens: mx.array, positions: mx.array) -> mx.array:
+        """(M, V)."""
+        return self.head(self.at(tokens, positions))
+
+
+def forward_of(model: nn.Module) -> Forward:
+    """Split `model`, as far as the parts reproduce its own logits on a probe.
+
+    Models that scale or cap their logits keep their own path. Leaves the model in evaluation mode.
+    """
+    count = len(getattr(model, "layers", ()))
+
+    def whole(tokens: mx.array, cache: Segments | None) -> mx.array:
+        logits: mx.array = model(tokens) if cache is None else model(tokens, cache=[cache] * count)
+        return logits
+
+    full = Forward(whole, lambda logits: logits, splits=False, segments=False)
+    model.eval()  # dropout would make the probe's two answers differ
+    found = _split(model, count)
+    if found is None or not _same(full, found):
+        found = full
+    return Forward(found.backbone, found.head, found.splits, _takes_segments(model, full, found))
+
+
+def _split(model: Any, count: int) -> Forward | None:
+    owner = getattr(model, "language_model", model)
+    inner: Any = getattr(owner, "model", None) or getattr(owner, "transformer", None)
+    if not isinstance(inner, nn.Module):
+        return None
+
+    def backbone(tokens: mx.array, cache: Segments | None) -> mx.array:
+        # None is said: Phi's model has no default.
+        hidden: mx.array = inner(tokens, cache=None if cache is None else [cache] * count)
+        return hidden
+
+    if isinstance(head := getattr(owner, "lm_head", None), nn.Module):
+        return Forward(backbone, head, splits=True, segments=False)
+    for name in ("embed_tokens", "wte"):
+        embedding: Any = getattr(inner, name, None)
+        if hasattr(embedding, "as_linear"):
+            return Forward(backbone, embedding.as_linear, splits=True, segments=False)
+    return None
+
+
+def _same(full: Forward, split: Forward) -> bool:
+    tokens, positions = mx.array([[1, 2, 3, 5]]), mx.array([0, 1, 2, 3])
+    try:
+        expected, found = (half.logits_at(tokens, positions) for half in (full, split))
+    except (TypeError, ValueError, AttributeError, IndexError):
+        return False
+    return _alike(expected, found, SAME)
+
+
+@dataclass(frozen=True)
+class _Row:
+    tokens: np.ndarray
+    targets: np.ndarray
+
+
+def _takes_segments(model: nn.Module, full: Forward, found: Forward) -> bool:
+    """Whether two rows that begin alike get the logits that they get one by one."""
+    if not segments.install(model):
+        return False
+    rows = [[1, 2, 3, 5, 7, 6, 4, 3, 2, 9, 1], [1, 2, 3, 5, 7, 6, 4, 3, 8]]
+    laid = lay_out(
+        [_Row(np.array([*row, 0]), np.ones(len(row) + 1, dtype=bool)) for row in rows], share=True
+    )
+    try:
+        hidden = found.at(mx.array(laid.tokens)[:, None], mx.array(laid.positions), Segments(laid))
+        alone = [full.logits_at(mx.array([row]), mx.arange(len(row))) for row in rows]
+        expected, logits = mx.concatenate(alone), found.head(hidden)
+        return _alike(expected, logits, LIKE[expected.dtype])
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError):
+        return False
+
+
+def _alike(expected: mx.array, found: mx.array, tolerance: float) -> bool:
+    if expected.shape != found.shape:
+        return False
+    difference = mx.abs(expected - found).max() / mx.abs(expected).max()
+    return bool((difference <= tolerance).item())
