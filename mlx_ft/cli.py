@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from mlx_ft import __version__, cli_data, cli_help, cli_tracking
 from mlx_ft.config import quoted
+from mlx_ft.config.screen import fit
 from mlx_ft.errors import MlxFtError, UserError
+from mlx_ft.interrupt import die_quietly
 from mlx_ft.runtime import default_output_dir
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `mlx-ft` command line; returns the exit code."""
     arguments = [*(sys.argv[1:] if argv is None else argv)]
+    if argv is None and arguments[:1] in (["train"], ["quick"], ["resume"]):
+        die_quietly()  # as train.py does; a process that only calls this keeps its handlers
     if arguments[:1] == ["train"]:  # everything after it is Hydra's, options too
         from mlx_ft.main import main as train
 
@@ -38,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = args.command
         return command(args)
     except MlxFtError as error:
-        print(error, file=sys.stderr)
+        print(fit(str(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -48,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         traceback.print_exception(error)
-        print(f"mlx-ft {arguments[0]} failed. {type(error).__name__}: {error}", file=sys.stderr)
+        failure = f"mlx-ft {arguments[0]} failed. {type(error).__name__}: {error}"
+        print(fit(failure), file=sys.stderr)
         return 1
 
 

@@ -20,7 +20,6 @@ from mlx_ft.datasets import open_database
 from mlx_ft.losses import causal_lm_loss
 from mlx_ft.metrics import Case, Metric, build_metric, judge_all
 from mlx_ft.models.forward import Forward, forward_of
-from mlx_ft.models.segments import Segments
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def validation_loss(
     total, count = 0.0, 0.0
     for batch in batches:
         arrays = packed(batch, share=True) if forward.segments else padded(batch)
-        cache = None if arrays.layout is None else Segments(arrays.layout)
+        cache = arrays.layout and forward.cache(batch.examples, arrays.layout)
         batch_total, batch_count = causal_lm_loss(forward, *arrays.tensors, cache=cache)
         mx.eval(batch_total, batch_count)
         total += float(batch_total)

@@ -176,4 +176,4 @@ def _report(error: Exception) -> None:
     if not notes:
         traceback.print_exception(error)
     failure = f"The run failed. {type(error).__name__}: {explain(error)}."
-    print(failure, *notes, sep="\n", file=sys.stderr)
+    print(fit(failure), *notes, sep="\n", file=sys.stderr)

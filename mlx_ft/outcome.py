@@ -84,16 +84,23 @@ def left_behind(
 
 def finished_already(summary: Mapping[str, Any], run_dir: Path, *, stopped_early: bool) -> str:
     """What to say of a run that is asked to go on and has nothing left to do."""
-    place = shown(run_dir)
-    more = f"train.max_steps={2 * summary['steps']}"
+    place, steps = shown(run_dir), _steps(summary, run_dir)
+    more = f"train.max_steps={2 * steps}"
     if stopped_early:
         more = "train.early_stopping_patience=null"
     longer = f"mlx-ft resume {shlex.quote(place)} {more}"
     return "\n".join([
-        f"{place} is finished: {summary['steps']} steps. Nothing was done.",
+        f"{place} is finished: {steps} steps. Nothing was done.",
         _next_command("use it", _generate(place)),
         _next_command("go on", longer),
     ])  # fmt: skip
+
+
+def _steps(summary: Mapping[str, Any], run_dir: Path) -> int:
+    """How far a finished run came: as it says, or else as its newest checkpoint does."""
+    if isinstance(steps := summary.get("steps"), int):
+        return steps
+    return max(map(step_of, checkpoint_folders(run_dir / "checkpoints")), default=0)
 
 
 def shown(path: Path) -> str:

@@ -45,6 +45,7 @@ class Record:
         self.rows: list[dict[str, Any]] = []
         self.name = config.tracking.run_name or folder.path.name
         self._found = folder.read_metrics()  # of an earlier process of this run
+        self._untouched = bool(self._found)  # until this one takes over from there
 
     def begin(
         self,
@@ -57,6 +58,7 @@ class Record:
         resumed: bool,
     ) -> None:
         """Save the configuration, open the tracked run, say what is about to happen."""
+        self._untouched &= resumed
         config, stats = self.config, accepted.dataset.stats
         origin = {"fingerprint": fingerprint, "working_dir": str(Path.cwd())}
         self.folder.write_text(ORIGIN, json.dumps(origin, indent=1) + "\n")
@@ -114,7 +116,7 @@ class Record:
         """Keep the first `count` of the rows found in `metrics.jsonl`: the rest is done again."""
         if len(self._found) < count:
             logger.warning("metrics.jsonl has lost %d rows", count - len(self._found))
-        self.rows = self._found[:count]
+        self.rows, self._untouched = self._found[:count], False
         self.folder.write_rows(METRICS, self.rows)
 
     def note_resume(self, changes: Sequence[str], progress: Progress) -> None:
@@ -164,7 +166,7 @@ class Record:
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             logger.warning("%s is damaged: the base model is judged again", self.folder.path / BASE)
             return None
 
@@ -268,7 +270,8 @@ class Record:
     def _write_end(
         self, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]
     ) -> None:
-        rows = sample_rows(before, after)
+        # Of a run that failed before it went on, the earlier samples and figures are still true.
+        rows = [] if self._untouched else sample_rows(before, after)
         if rows:
             self.folder.write_rows("samples.jsonl", rows)
             self.tracker.log_table("samples", rows)
@@ -279,7 +282,8 @@ class Record:
             self.metrics(summary["steps"], _final(summary))
         else:
             self.folder.write_summary(summary)  # whatever else cannot be written
-        self._figures()
+        if not self._untouched:
+            self._figures()
         if self.folder.adapter.exists():
             self.tracker.log_file(self.folder.adapter)
         for handler in logging.getLogger("mlx_ft").handlers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -17,8 +16,9 @@ from mlx_ft.accept import Accepted
 from mlx_ft.checkpoint import Checkpoint
 from mlx_ft.config.schema import OptimizerConfig, TrainConfig
 from mlx_ft.errors import CheckpointError
-from mlx_ft.models.load import Located
+from mlx_ft.models.load import weights_digest
 from mlx_ft.runfolder import ORIGIN, checkpoint_folders, read_json, step_of
+from mlx_ft.state import progress_of
 from mlx_ft.target import Target
 from mlx_ft.trainer import Plan
 
@@ -34,9 +34,8 @@ FREE_KEYS = frozenset({
     "train.max_steps", "train.epochs", "train.resume", "train.resume_allow", "train.log_every",
     "train.skip_patience", "train.early_stopping_patience", "train.early_stopping_min_delta",
     "memory_profile.name", "memory_profile.cache_limit_gb", "memory_profile.wired_limit_gb",
-    "memory_profile.memory_limit_gb", "memory_profile.quantize",
+    "memory_profile.memory_limit_gb", "memory_profile.quantize", "train.frozen_cache_gb",
 })  # fmt: skip
-STRIPES, STRIPE = 64, 1 << 16  # how much of a weight file is read to tell it from others: bytes
 
 
 @dataclass(frozen=True)
@@ -128,24 +127,11 @@ def fingerprint(accepted: Accepted) -> dict[str, Any]:
         settings["checkpoint.every"] = accepted.config.checkpoint.every
     return {
         "settings": settings,
-        "model": {"weights": _weights(accepted.loaded.located)},
+        "model": {"weights": weights_digest(accepted.loaded.located)},
         "data": {"digest": accepted.dataset.digest, "rows": len(accepted.dataset.train)},
         "device": accepted.device,
         "versions": {name: metadata.version(name) for name in ("mlx", "mlx-lm", "mlx-ft")},
     }
-
-
-def _weights(located: Located) -> str:
-    """Tells the weights from others without reading all of them: sizes, and stripes of each."""
-    digest = hashlib.sha256(json.dumps(located.config, sort_keys=True).encode())
-    for path in sorted(located.path.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            for stripe in range(STRIPES):
-                file.seek(stripe * max(0, size - STRIPE) // (STRIPES - 1))
-                digest.update(file.read(STRIPE))
-    return digest.hexdigest()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
@@ -187,7 +173,7 @@ def is_finished(resumed: Resumed, plan: Plan, patience: int | None) -> bool:
     if saved is None or resumed.summary.get("status") != "FINISHED":
         return False
     before = int(saved.state["plan_steps"])
-    waited = saved.state["progress"]["evaluations_without_gain"]
+    waited = progress_of(saved).evaluations_without_gain
     if saved.step < before:  # it was stopped early
         return patience is not None and waited >= patience
     return plan.steps <= before
@@ -195,7 +181,7 @@ def is_finished(resumed: Resumed, plan: Plan, patience: int | None) -> bool:
 
 def check_done(saved: Checkpoint, config: TrainConfig, batches_per_epoch: int) -> None:
     """Refuse to go on to where the checkpoint has been already. Raises CheckpointError."""
-    epochs = saved.state["progress"]["micro_step"] / batches_per_epoch
+    epochs = progress_of(saved).micro_step / batches_per_epoch
     if config.max_steps is not None:
         short = config.max_steps < saved.step
         done, asked = f"{saved.step} steps", f"train.max_steps={config.max_steps}"

@@ -91,6 +91,8 @@ def _accept(
     output_dir = Path(config.paths.output_dir)
     folder = RunFolder.create(run_dir, output_dir, resume=target is not None)
     stack.callback(folder.release)
+    if accepted.forward.frozen is not None:
+        stack.callback(accepted.forward.frozen.close)
     session = Session(accepted, folder, console, started, parent_run_id, stop)
     return session, log, target is not None and not session.find_checkpoint(target)
 

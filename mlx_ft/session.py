@@ -143,7 +143,8 @@ class Session:
         saved = self.resumed.saved
         stopped_early = saved is not None and saved.step < saved.state["plan_steps"]
         print(finished_already(summary, folder, stopped_early=stopped_early))
-        return RunResult("FINISHED", summary["val_loss_after"], folder, summary["run_id"], summary)
+        loss, run_id = summary.get("val_loss_after"), summary.get("run_id")
+        return RunResult("FINISHED", loss, folder, run_id, summary)
 
     def begin(self, overrides: Sequence[str], choices: Mapping[str, str]) -> None:
         """Open the records: config, tracker, dataset."""
@@ -189,12 +190,7 @@ class Session:
             config.optimizer,
             config.train,
             seed=config.seed,
-            compute=Compute(
-                compiled=bool(config.train.compile),
-                segments=config.data.packing == "segments",
-                share=bool(config.data.share_prefixes),
-                targets_only=config.train.targets_only,
-            ),
+            compute=Compute.of(config),
             forward=self.accepted.forward,
             guard=self.guard,
         ):

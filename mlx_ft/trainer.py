@@ -21,7 +21,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_ft import lora, optim
-from mlx_ft.config.schema import OptimizerConfig, TrainConfig
+from mlx_ft.config.schema import Config, OptimizerConfig, TrainConfig
 from mlx_ft.data.arrays import packed, padded
 from mlx_ft.data.batch import Batch, Batches, collate
 from mlx_ft.errors import TrainingError
@@ -84,6 +84,17 @@ class Compute:
     segments: bool = False
     share: bool = False
     targets_only: bool = True
+
+    @classmethod
+    def of(cls, config: Config) -> Compute:
+        """As the configuration of a run, resolved, asks for."""
+        segments, share = config.data.packing == "segments", config.data.share_prefixes
+        return cls(
+            compiled=bool(config.train.compile),
+            segments=segments,
+            share=segments and (config.lora.dropout == 0 if share == "auto" else bool(share)),
+            targets_only=config.train.targets_only,
+        )
 
 
 @dataclass(frozen=True)
@@ -329,7 +340,7 @@ def _accumulation(
     def without_padding(sums: Sums, batch: Batch) -> Sums:
         arrays = packed(batch, share=compute.share)
         assert arrays.layout is not None
-        return accumulate(sums, *arrays.tensors, cache=Segments(arrays.layout))
+        return accumulate(sums, *arrays.tensors, cache=forward.cache(batch.examples, arrays.layout))
 
     if compute.segments:
         return without_padding

@@ -1,11 +1,16 @@
 """The `mlx-ft` command: its help, its mistakes, and using a run."""
 
 import json
+import signal
+import sys
+from pathlib import Path
 
 import pytest
 
 from mlx_ft import cli
+from mlx_ft.errors import UserError
 from mlx_ft.main import main as train
+from mlx_ft.target import Target
 from tests.jobs import job, summary, write_rows
 from tests.models import tiny
 
@@ -161,6 +166,45 @@ def test_a_surprise_ends_with_one_line(monkeypatch, capsys):
     *trace, last = capsys.readouterr().err.splitlines()
     assert trace[0].startswith("Traceback")
     assert last == "mlx-ft doctor failed. ZeroDivisionError: by nothing"
+
+
+def test_what_is_said_fits_one_screen_and_moves_no_cursor(monkeypatch, capsys):
+    errors = [
+        UserError("too \x1b[2Jmuch", [f"fault {number}" for number in range(3000)]),
+        RuntimeError("too \x1b[2Jmuch\n" * 3000),
+    ]
+    monkeypatch.setattr(cli.traceback, "print_exception", lambda _: None)
+    for error in errors:
+        monkeypatch.setattr(cli, "_doctor", lambda _, error=error: _raise(error))
+        assert cli.main(["doctor"]) == (2 if isinstance(error, UserError) else 1)
+        lines = capsys.readouterr().err.splitlines()
+        assert "too \\x1b[2Jmuch" in lines[0]
+        assert lines[-1].endswith("more lines")
+        assert len(lines) < 40
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "quiet"),
+    [(["train"], True), (["resume"], True), (["quick", "m"], True), (["doctor"], False)],
+)
+def test_ctrl_c_ends_a_training_quietly_from_its_first_line_on(arguments, quiet, monkeypatch):
+    """As `train.py` does; but a program that calls `main` keeps its own handlers."""
+    found = []
+    job = "mlx_ft.cli._doctor" if arguments == ["doctor"] else "mlx_ft.main.main"
+    monkeypatch.setattr(job, lambda _: found.append(signal.getsignal(signal.SIGINT)) or 0)
+    monkeypatch.setattr("mlx_ft.target.newest", lambda _: Target(Path("run")))
+    monkeypatch.setattr(sys, "argv", ["mlx-ft", *arguments])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.main(arguments) == 0
+        assert cli.main() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert found == [signal.default_int_handler, signal.SIG_DFL if quiet else found[0]]
 
 
 def test_a_damaged_adapter_lists_every_fault(trained, capsys):

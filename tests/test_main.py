@@ -210,11 +210,11 @@ def test_a_surprise_shows_its_traceback_unless_the_log_has_it(runs, capsys):
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.endswith("The run failed. RuntimeError: boom.\n")
-    runs.result = RuntimeError("boom")
+    runs.result = RuntimeError("boom\x1b[2J")
     runs.result.add_note("The traceback is in some/train.log.")
     assert main([]) == 1
     assert capsys.readouterr().err == (
-        "The run failed. RuntimeError: boom.\nThe traceback is in some/train.log.\n"
+        "The run failed. RuntimeError: boom\\x1b[2J.\nThe traceback is in some/train.log.\n"
     )
 
 

@@ -1,5 +1,6 @@
 """Going on: after kill -9 the run is, bit for bit, the one that was never stopped."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from mlx_ft.main import main
+from mlx_ft.record import Record
+from mlx_ft.runfolder import RunFolder
 from proofs.kills import SCENARIOS, Place, arguments, faults, remains, torture
 from tests.jobs import job, summary
 
@@ -159,6 +162,9 @@ def test_changes_are_tagged_in_the_same_mlflow_run(place):
     assert runs == [(run_id, "FINISHED")]
     assert tags["mlx_ft.resumed_with"] == ("from step 7: optimizer.weight_decay: was 0.0, is 0.1")
     assert tags["mlx_ft.resumes"] == "1"
+    assert tags["mlx_ft.overrides"] == " ".join(resumable(*tracked))  # how it was begun
+    assert "data=custom" in tags["mlx_ft.choices"].split()
+    assert "train.resume=run optimizer.weight_decay=0.1" in tags["mlx_ft.resume_overrides"]
 
 
 def test_a_run_is_found_by_its_id_and_by_a_checkpoint(place):
@@ -209,6 +215,18 @@ def test_a_damaged_judgement_of_the_base_is_made_again(place, capsys):
     assert remains(place / "run") == reference
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"sha256": "", "content": 5}', "[]", "\\ud800"])
+def test_a_hostile_judgement_of_the_base_is_none(tmp_path, text, caplog):
+    record = Record.__new__(Record)
+    record.folder = RunFolder(tmp_path)
+    (tmp_path / "base.json").write_text(text)
+    assert record.load_base({}) is None
+    content = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "content": text}
+    (tmp_path / "base.json").write_text(json.dumps(content))  # deep within
+    assert record.load_base({}) is None
+    assert caplog.text.count("base.json is damaged: the base model is judged again") == 2
+
+
 def test_the_command_resume_takes_the_runs_own_configuration(place, monkeypatch, capsys):
     from mlx_ft.cli import main as cli
 
@@ -238,8 +256,6 @@ def test_what_is_no_run_cannot_be_resumed(place, name, capsys):
 
 
 def test_a_run_in_use_is_not_resumed(place, capsys):
-    from mlx_ft.runfolder import RunFolder
-
     assert main(resumable()) == 0
     held = RunFolder.create(place / "run", Path("unused"), resume=True)
     assert main(resumable("train.resume=auto")) == 2

@@ -11,7 +11,7 @@ from mlx_ft import lora, trainer
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.data.arrays import packed, padded
 from mlx_ft.data.batch import collate
-from mlx_ft.data.layout import lay_out
+from mlx_ft.layout import lay_out
 from mlx_ft.models.forward import Forward, forward_of
 from mlx_ft.models.segments import Segments, attend
 from tests.fakes import answer_row, furthest, randomize, snapshot

@@ -112,3 +112,14 @@ def test_a_best_adapter_of_another_shape_does_not_fit() -> None:
     with pytest.raises(CheckpointError, match="does not fit") as error:
         run.check(replace(found, best={}))
     assert error.value.faults[0].startswith("best ")
+
+
+def test_a_best_adapter_that_is_missing_is_noticed() -> None:
+    """Its manifest may be consistent all the same: written without it."""
+    run, found = saved(best=None)
+    own = {"step": 4, "best_step": 4}  # the adapter itself is the best
+    for counters in ({}, own):
+        run.check(replace(found, state={"progress": asdict(Progress(**counters))}))
+    with pytest.raises(CheckpointError, match="does not fit") as error:
+        run.check(replace(found, state={"progress": asdict(Progress(step=4, best_step=2))}))
+    assert error.value.faults == ("best: missing",)

@@ -194,11 +194,10 @@ def resolve(cfg: DictConfig, arguments: Sequence[str] = ()) -> Config:
         wrong[name] = f"found a value from {origin}; expected {keys()[name].expected()}"
     faults |= wrong
     config = build(values)
-    uri = texts.get("tracking.uri", config.tracking.uri)
-    if fault := secrets.password_fault(uri):
+    if fault := secrets.password_fault(config.tracking.uri, texts.get("tracking.uri")):
         faults["tracking.uri"] = fault
     hook = config.tracking.webhook
-    if fault := secrets.webhook_fault(hook, texts.get("tracking.webhook", hook)):
+    if fault := secrets.webhook_fault(hook, texts.get("tracking.webhook")):
         faults["tracking.webhook"] = fault
     lines = [f"{name}: {fault}" for name, fault in faults.items()]
     related = cross_faults(config, skip=faults) + idle_faults(arguments, config, cfg)
@@ -280,7 +279,9 @@ def _environment_texts(cfg: DictConfig) -> dict[str, Any]:
         found = dict(_read(_uncached(cfg), {}))
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-    return {name: value for name, value in found.items() if "${oc.env:" in str(value)}
+    found = {name: value for name, value in found.items() if "${oc.env:" in str(value)}
+    plain = dict(_read(cfg, {})) if found else {}  # an escaped one is the same in both
+    return {name: value for name, value in found.items() if value != plain.get(name)}
 
 
 def _uncached(cfg: DictConfig) -> DictConfig:

@@ -51,12 +51,17 @@ def hide(sentence: str, values: Mapping[str, Any], texts: Mapping[str, Any]) -> 
     return sentence
 
 
-def password_fault(uri: str | None) -> str | None:
+def _own(value: str | None, saved: str | None) -> str:
+    """What of a value is not from the environment."""
+    return (value or "") if saved is None else _LOOKUP.sub(r"\1", saved)
+
+
+def password_fault(uri: str | None, saved: str | None) -> str | None:
     """What is wrong with a `tracking.uri` that holds a password itself.
 
-    uri: as it would be saved, so with its `${oc.env:...}` as text.
+    saved: with its `${oc.env:...}` as text, as it would be saved; None: it has none.
     """
-    if uri is None or not _PASSWORD.search(_LOOKUP.sub(r"\1", uri)):
+    if not _PASSWORD.search(_own(uri, saved)):
         return None
     return (
         "holds a password, which would be saved with the run. Put the whole address into an "
@@ -67,9 +72,9 @@ def password_fault(uri: str | None) -> str | None:
 def webhook_fault(address: str | None, saved: str | None) -> str | None:
     """What is wrong with a `tracking.webhook`; never quotes it, as it may be a secret.
 
-    saved: the address as it would be saved, so with its `${oc.env:...}` as text.
+    saved: as for `password_fault`.
     """
-    if address is None or saved is None:
+    if address is None:
         return None
     try:
         parts = urlsplit(address)
@@ -78,7 +83,7 @@ def webhook_fault(address: str | None, saved: str | None) -> str | None:
         good = False
     if not good or re.search(r"\s", address):
         return "expected an address that begins with http:// or https://"
-    shown = _LOOKUP.sub(r"\1", saved)
+    shown = _own(address, saved)
     if not (_PASSWORD.search(shown) or any(map(_TOKEN.fullmatch, re.split(r"[^\w-]", shown)))):
         return None
     return (

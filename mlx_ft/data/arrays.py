@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_ft.data.batch import Batch
-from mlx_ft.data.layout import Layout, lay_out
+from mlx_ft.layout import Layout, lay_out
 
 # Target positions are filled up to a multiple of this, so that compiled steps see few shapes.
 POSITION_MULTIPLE = 64

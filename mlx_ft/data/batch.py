@@ -9,14 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-
-class Row(Protocol):
-    """An example. tokens: (T,) int32; targets: (T,) bool, the tokens to be predicted."""
-
-    @property
-    def tokens(self) -> np.ndarray: ...  # noqa: D102
-    @property
-    def targets(self) -> np.ndarray: ...  # noqa: D102
+from mlx_ft.layout import Row
 
 
 class Rows(Protocol):

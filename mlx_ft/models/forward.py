@@ -6,17 +6,22 @@ prompt tokens that carry no loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_ft.data.layout import lay_out
+from mlx_ft.activations import Store
+from mlx_ft.layout import Layout, Row, lay_out
 from mlx_ft.models import segments
+from mlx_ft.models.frozen import Entrance, Frozen
 from mlx_ft.models.segments import Segments
+
+logger = logging.getLogger(__name__)
 
 # A probe's largest difference, relative to the largest value. Where the same products are taken
 # it is tight: a soft cap bends small logits by very little.
@@ -30,17 +35,28 @@ class Forward:
 
     backbone: (tokens (B, T), cache of every layer or None) -> final hidden states (B, T, D).
     head: (N, D) -> logits (N, V); both are the whole model and nothing where it cannot be split:
-    `splits` is False. segments: whether the backbone takes `Segments` as its cache.
+    `splits` is False. segments: whether the backbone takes `Segments` as its cache. frozen: what
+    remembers the layers below the adapter.
     """
 
     backbone: Callable[[mx.array, Segments | None], mx.array]
     head: Callable[[mx.array], mx.array]
     splits: bool
     segments: bool
+    frozen: Frozen | None = None
+
+    def cache(self, examples: Sequence[Row], layout: Layout) -> Segments:
+        """What the backbone is given for these examples, laid out so."""
+        hidden = None if self.frozen is None else self.frozen.hidden(examples, layout)
+        return Segments(layout, hidden)
 
     def at(self, tokens: mx.array, positions: mx.array, cache: Segments | None = None) -> mx.array:
         """Final hidden states (M, D) at `positions` (M,) of the flattened tokens (B, T)."""
-        hidden = self.backbone(tokens, cache)
+        if self.frozen is None or cache is None:
+            hidden = self.backbone(tokens, cache)
+        else:
+            with self.frozen.entrance.entered(cache.hidden):
+                hidden = self.backbone(tokens, cache)
         return hidden.reshape(-1, hidden.shape[-1])[positions]
 
     def logits_at(self, tokens: mx.array, positions: mx.array) -> mx.array:
@@ -65,6 +81,23 @@ def forward_of(model: nn.Module) -> Forward:
     if found is None or not _same(full, found):
         found = full
     return Forward(found.backbone, found.head, found.splits, _takes_segments(model, full, found))
+
+
+def with_frozen(forward: Forward, model: nn.Module, depth: int, store: Store) -> Forward:
+    """`forward` that computes the first `depth` layers of a row only once.
+
+    The same `forward` for a model that cannot be entered above them.
+    """
+
+    def alone(tokens: mx.array) -> mx.array:
+        return forward.backbone(tokens, None)
+
+    try:
+        return replace(forward, frozen=Frozen(Entrance(model, depth), alone, store))
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        store.close()
+        logger.info("frozen layers are computed each time: %s", error)
+        return forward
 
 
 def _split(model: Any, count: int) -> Forward | None:

@@ -15,17 +15,21 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft.data.layout import Group, Layout
+from mlx_ft.layout import Group, Layout
 
 NAME = "scaled_dot_product_attention"
 
 
 class Segments:
-    """Stands in for the cache of every layer. offset: (N,) int32, as mlx-lm's caches call it."""
+    """Stands in for the cache of every layer. offset: (N,) int32, as mlx-lm's caches call it.
 
-    def __init__(self, layout: Layout) -> None:
+    hidden: (N, 1, D), what goes into the first adapted layer; None: it is to be computed.
+    """
+
+    def __init__(self, layout: Layout, hidden: mx.array | None = None) -> None:
         self.offset = mx.array(layout.offsets)
         self.groups = layout.groups
+        self.hidden = hidden
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Nothing is remembered from call to call."""

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from mlx_ft import runtime
 from mlx_ft.config.compose import explain, refusal, resolve
+from mlx_ft.config.given import folder_fault
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import ConfigError, UserError
 from mlx_ft.sweeper.grid import Trial
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+HYDRA_SUBDIR = "${hydra.job.num}"  # Hydra's own: nobody has chosen another
 
 
-def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Config:
-    """Compose and check every trial, without a model in memory; returns the first's Config.
+def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> tuple[Config, list[Trial]]:
+    """Compose and check every trial, without a model in memory.
 
-    cfg: composed for multirun. Raises ConfigError with the faults of all trials.
+    cfg: composed for multirun. Returns the first's Config, and the trials with the folders that
+    they will have. Raises ConfigError with the faults of all trials.
     """
-    faults = _Faults()
+    faults, own = _Faults(), own_folders(cfg)
     configs: list[tuple[Trial, Config]] = []
-    for trial in trials:
+    for number, given in enumerate(trials):
+        trial = given
         try:
             composed = loader.load_sweep_config(cfg, [*trial.overrides])
-            configs.append((trial, resolve(composed, trial.overrides)))
+            config = resolve(composed, trial.overrides)
+            if own:
+                trial = replace(trial, folder=_own_folder(composed, number))
+            configs.append((trial, config))
         except ConfigError as error:
             for fault in error.faults:
                 faults.add(fault, trial.name)
@@ -39,6 +50,8 @@ def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Config:
             "threads: cannot vary within a sweep with the basic launcher, which runs every trial "
             "in this process. Give one value, or take another launcher (hydra/launcher=NAME)"
         )
+    HydraConfig.instance().set_config(cfg)
+    _check_apart([trial for trial, _ in configs], faults)
     faults.refuse(len(trials))
     first = configs[0][1]
     cache_dir = Path(first.paths.cache_dir).expanduser()
@@ -46,7 +59,45 @@ def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Config:
     _check_folders(configs, cfg, faults)
     _check_inputs(configs, faults)
     faults.refuse(len(trials))
-    return first
+    return first, [trial for trial, _ in configs]
+
+
+def own_folders(cfg: DictConfig) -> bool:
+    """Whether the user names the trials' folders: by `hydra.sweep.subdir`."""
+    sweep = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+    texts = OmegaConf.to_container(cfg.hydra.overrides.hydra, resolve=False)
+    assert isinstance(sweep, dict)
+    assert isinstance(texts, list)
+    given = any(text.partition("=")[0] == "hydra.sweep.subdir" for text in texts)
+    return given or sweep["subdir"] != HYDRA_SUBDIR
+
+
+def _own_folder(composed: DictConfig, number: int) -> str:
+    """What `hydra.sweep.subdir` says for a trial, as a launcher will ask. Raises ConfigError."""
+    with open_dict(composed.hydra.job):
+        composed.hydra.job.num, composed.hydra.job.id = number, str(number)
+    HydraConfig.instance().set_config(composed)  # where ${hydra:...} looks
+    try:
+        found = composed.hydra.sweep.subdir
+        fault = folder_fault(found)
+    except (OmegaConfBaseException, ValueError) as error:
+        fault = str(error).splitlines()[0]
+    if fault is not None:
+        raise refusal("the sweep", [f"hydra.sweep.subdir: {fault}"])
+    return str(found)
+
+
+def _check_apart(trials: Sequence[Trial], faults: _Faults) -> None:
+    """No two trials may write to one folder."""
+    first: dict[Path, Trial] = {}
+    for trial in trials:
+        other = first.setdefault(Path(os.path.normpath(trial.folder)), trial)
+        if other is not trial:
+            faults.add(
+                f"hydra.sweep.subdir: {trial.folder} is the folder of trial {other.name} already. "
+                "Name what varies, e.g. hydra.sweep.subdir=\\${hydra.job.num}, or leave it out",
+                trial.name,
+            )
 
 
 class _Faults:

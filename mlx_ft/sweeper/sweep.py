@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 
 from mlx_ft.config.schema import Config
-from mlx_ft.sweeper.accept import accept
+from mlx_ft.sweeper.accept import accept, own_folders
 from mlx_ft.sweeper.grid import Trial, expand
 from mlx_ft.sweeper.stop import Stop
 from mlx_ft.sweeper.trial import PARENT_RUN, TRIAL_NAME, figures
@@ -54,8 +54,8 @@ def sweep(
     0: every trial finished; 1: some failed; 130 or 143: interrupted. cfg: composed for
     multirun, with its `hydra` node. start_parent: the tracker's, unless a test gives another.
     """
-    trials = expand(arguments, hydra_context.config_loader)
-    first = accept(trials, cfg, hydra_context.config_loader)
+    loader = hydra_context.config_loader
+    first, trials = accept(expand(arguments, loader), cfg, loader)
     folder = Path(str(cfg.hydra.sweep.dir)).expanduser()
     with read_write(cfg.hydra):
         cfg.hydra.sweep.dir = str(folder)  # Hydra would make a folder named ~
@@ -88,17 +88,11 @@ def _arguments(trial: Trial, cfg: DictConfig, parent: Parent) -> list[str]:
         f"++hydra.job.env_set.{PARENT_RUN}": parent.run_id or "",
         "hydra.sweep.dir": str(cfg.hydra.sweep.dir),
     }
-    hydra_texts = OmegaConf.to_container(cfg.hydra.overrides.hydra)
-    assert isinstance(hydra_texts, list)
-    if not _given(hydra_texts, "hydra.sweep.subdir"):
+    if not own_folders(cfg):
         settings["hydra.sweep.subdir"] = trial.folder
-    if not _given(trial.overrides, "tracking.run_name"):
+    if not any(text.lstrip("+").startswith("tracking.run_name=") for text in trial.overrides):
         settings["++tracking.run_name"] = trial.name
     return [*trial.overrides, *(f"{key}={_quoted(value)}" for key, value in settings.items())]
-
-
-def _given(texts: Sequence[str], key: str) -> bool:
-    return any(text.partition("=")[0].lstrip("+") == key for text in texts)
 
 
 def _quoted(text: str) -> str:

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mlx_ft.config.compose import explain, group_choices, public_dict, resolve
+from mlx_ft.config.screen import fit
 from mlx_ft.errors import Interrupted, MlxFtError
 
 # How a trial learns of its parent. Set through `hydra.job.env_set`, one of the trial's own
@@ -78,11 +79,12 @@ def figures(summary: dict[str, Any]) -> dict[str, Any]:
 def _say(trial: str, error: Exception) -> None:
     """The failure on stderr: a message for a known kind, the traceback for a surprise."""
     text = str(error)
+    notes = getattr(error, "__notes__", [])
     if not isinstance(error, MlxFtError):
-        notes = getattr(error, "__notes__", [])
-        text = "\n".join([f"{type(error).__name__}: {explain(error)}", *notes])
+        text = f"{type(error).__name__}: {explain(error)}"
         if not notes:
             import traceback
 
             traceback.print_exception(error)
-    print(f"Trial {trial} failed: {text}", file=sys.stderr, flush=True)
+    said = fit(f"Trial {trial} failed: {text}")
+    print(said, *notes, sep="\n", file=sys.stderr, flush=True)

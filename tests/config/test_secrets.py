@@ -1,6 +1,8 @@
 """Values of environment variables and passwords stay out of messages and saved files."""
 
-from mlx_ft.config.compose import public_dict, resolve
+import pytest
+
+from mlx_ft.config.compose import config_from_dict, public_dict, resolve
 from tests.config.test_compose import composed, faults_of
 
 
@@ -59,3 +61,29 @@ def test_a_password_in_the_tracking_uri_is_refused_unless_the_environment_has_it
         [fault] = faults_of(f"tracking.uri='{uri}'")
         assert "tracking.uri=\\${oc.env:MLFLOW_TRACKING_URI}" in fault
         assert "pw" not in fault
+
+
+LITERAL = "\\${oc.env:MLX_FT_SECRET}"  # escaped: it is meant as it is
+
+
+def test_what_only_looks_like_a_lookup_is_none(monkeypatch):
+    """It runs again as it is, and no environment is looked at."""
+    monkeypatch.setenv("MLX_FT_SECRET", "hunter2")
+    cfg = composed(f"tracking.run_name='{LITERAL}'", f"+tracking.tags.a='x {LITERAL}'")
+    tracking = resolve(cfg).tracking
+    assert (tracking.run_name, tracking.tags) == (LITERAL[1:], {"a": f"x {LITERAL[1:]}"})
+    public = public_dict(cfg)["tracking"]
+    assert (public["run_name"], public["tags"]) == (LITERAL, {"a": f"x {LITERAL}"})
+    assert config_from_dict({"tracking": public}).tracking == tracking
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tracking.uri", "http://me:\\${oc.env:Abcd1234}@host"),
+        ("tracking.webhook", "https://x.org/\\${oc.env:Abcd1234Efgh5678Ijkl}"),
+    ],
+)
+def test_a_secret_in_the_form_of_a_lookup_is_found(key, value):
+    [fault] = faults_of(f"{key}='{value}'")
+    assert "environment variable" in fault

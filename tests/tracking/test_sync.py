@@ -206,6 +206,66 @@ def test_reap_closes_what_is_dead_and_nothing_else(tmp_path, database, store, mo
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.parametrize("fault", ["folder", "store", "store, no journal"])
+def test_one_run_that_cannot_be_closed_does_not_stop_the_rest(
+    tmp_path, database, caplog, monkeypatch, fault
+):
+    config = database.config()
+    config.tracking.experiment_name = f"broken, {fault}"
+    runs = [begun(tmp_path / name, config).run_id for name in ("a", "b", "c")]
+    if fault == "folder":
+        (tmp_path / "b" / LOCK).mkdir()
+    if "no journal" in fault:
+        (tmp_path / "b" / NAME).unlink()
+    genuine = MlflowStore.close
+
+    def close(store, run_id, *values):
+        if run_id == runs[1]:
+            raise ArithmeticError("no such status")
+        genuine(store, run_id, *values)
+
+    monkeypatch.setattr(MlflowStore, "close", close)
+    assert set(reap(config)) == {runs[0], runs[2]}
+    statuses = [database.run(run_id)[1] for run_id in runs]
+    assert statuses == ["KILLED", "RUNNING", "KILLED"]
+    reason = "IsADirectoryError" if fault == "folder" else "ArithmeticError: no such status"
+    assert f"{tmp_path}/b: its run could not be closed: {reason}" in caplog.text
+
+
+def test_an_outage_while_runs_are_closed_is_not_waited_for_again_and_again(
+    tmp_path, database, monkeypatch
+):
+    config = database.config()
+    config.tracking.experiment_name = "outage"
+    for name in "abcd":
+        begun(tmp_path / name, config)
+        (tmp_path / name / NAME).unlink()
+    asked = []
+
+    def down(_, run_id, *__):
+        asked.append(run_id)
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(MlflowStore, "tag", down)
+    assert reap(config) == {}
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_run_that_was_stopped_stays_killed(tmp_path, database, down):
+    """Told by the run itself, whether MLflow heard of it then or only now; sync adds no word."""
+    folder, config = tmp_path / f"stopped-{down}", database.config()
+    config.tracking.experiment_name = "stopped"
+    begun(folder, config, down=down, ended=("KILLED", "stopped by SIGTERM"))
+    (folder / "summary.json").write_text(json.dumps({"status": "FINISHED", "reason": None}))
+    outcomes = [sync_run(folder, config).outcome for _ in range(2)]
+    assert outcomes == ["written" if down else "complete", "complete"]
+    assert reap(config) == {}
+    (run_id,) = database.active_runs(folder.name)
+    assert database.run(run_id)[1] == "KILLED"
+    assert database.pairs("tags", run_id)["mlx_ft.end_reason"] == "stopped by SIGTERM"
+
+
 def test_reap_never_raises(tmp_path, database, caplog, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = database.config()

@@ -136,7 +136,7 @@ def test_a_server_that_does_not_come_to_an_end_is_left(hook, caplog, answer):
     hook.answers = [answer] * 3
     began = time.monotonic()
     assert not tell(hook.url)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert len(caplog.records) == 1
 
 

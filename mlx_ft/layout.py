@@ -11,12 +11,20 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from mlx_ft.data.batch import Row
-
 MIN_SHARED = 8  # tokens in common that are worth a segment of their own
+
+
+class Row(Protocol):
+    """An example. tokens: (T,) int32; targets: (T,) bool, the tokens to be predicted."""
+
+    @property
+    def tokens(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def targets(self) -> np.ndarray: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

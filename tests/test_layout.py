@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_ft.data.layout import MIN_SHARED, Layout, lay_out
+from mlx_ft.layout import MIN_SHARED, Layout, lay_out
 from tests.fakes import answer_row, example
 
 ROW = st.lists(st.integers(0, 2), min_size=2, max_size=30)  # few tokens: many common beginnings
