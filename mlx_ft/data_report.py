@@ -15,8 +15,6 @@ from mlx_ft.data.advice import plan_advice
 from mlx_ft.data.batch import Batches
 from mlx_ft.data.locate import BUILTIN, BUILTIN_FOLDER
 from mlx_ft.data.prepare import Dataset
-from mlx_ft.plots import png
-from mlx_ft.plots_data import data_figure
 
 TITLES = {"train": "training", "valid": "validation", "test": "test"}
 SET_ASIDE = "  of them set aside"
@@ -28,7 +26,8 @@ SHOWN_FAULTS = 3  # of each code; the JSON file has fifty, the quarantine file a
 class Outlook:
     """What training on the data will be. seconds: None where no earlier run tells the speed.
 
-    padding: share of the cells of a batch that hold no token. measured_in: that run's folder.
+    padding: share of the cells of a batch that would hold no token, were it padded. shared: share
+    of its tokens that another of its rows begins with, too. measured_in: that run's folder.
     """
 
     steps: int
@@ -38,6 +37,7 @@ class Outlook:
     seconds: float | None = None
     measured_in: str | None = None
     advice: tuple[str, ...] = ()
+    shared: float = 0.0
 
 
 def outlook(
@@ -53,7 +53,8 @@ def outlook(
     padding = batches.padding()
     seconds, measured_in = (None, None) if speed is None else (tokens / speed[0], speed[1])
     advice = tuple(plan_advice(config, steps, epochs, padding))
-    return Outlook(steps, epochs, padding, tokens, seconds, measured_in, advice)
+    shared = batches.shared()
+    return Outlook(steps, epochs, padding, tokens, seconds, measured_in, advice, shared)
 
 
 def measured_speed(output_dir: Path, model: str, device: str) -> tuple[float, str] | None:
@@ -82,14 +83,17 @@ def _modified(file: Path) -> float:
 
 def write(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
     """Write `report.json`, `report.png` and, where rows were rejected, `quarantine.jsonl`."""
+    [report, *others] = write_texts(folder, dataset, ahead)
+    return [report, draw(folder, dataset), *others]
+
+
+def write_texts(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
+    """What `write` does, without the figure."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {key: value for key, value in dataset.report.items() if key != "first_faults"}
     content["outlook"] = asdict(ahead) if ahead else None
-    written = [folder / "report.json", folder / "report.png"]
+    written = [folder / "report.json"]
     written[0].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    with warnings.catch_warnings():  # names in scripts that the font lacks: boxes will do
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        written[1].write_bytes(png(data_figure(_from_here(dataset.report))))
     for path in (dataset.quarantine, dataset.reasons):
         target = folder / path.name
         target.unlink(missing_ok=True)  # of an earlier report
@@ -97,6 +101,19 @@ def write(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[Path]:
             shutil.copyfile(path, target)
             written.append(target)
     return written
+
+
+def draw(folder: Path, dataset: Dataset) -> Path:
+    """Write `report.png`, which takes a second."""
+    from mlx_ft.plots import png
+    from mlx_ft.plots_data import data_figure
+
+    with warnings.catch_warnings():  # names in scripts that the font lacks: boxes will do
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        content = png(data_figure(_from_here(dataset.report)))
+    path = folder / "report.png"
+    path.write_bytes(content)
+    return path
 
 
 def _from_here(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +226,8 @@ def _ahead(ahead: Outlook) -> str:
     text = (
         f"Training: {ahead.steps:,} step{'s' * (ahead.steps != 1)}, {ahead.epochs:.2f} epochs, "
         f"{ahead.tokens:,} tokens; "
-        f"{ahead.padding:.1%} of a batch is padding"
+        f"{ahead.padding:.1%} of a padded batch is padding"
+        f", {ahead.shared:.1%} of its tokens another row begins with too"
     )
     if ahead.seconds is None:
         return f"{text}. How long it takes is known after a first run with this model."

@@ -114,9 +114,11 @@ def _chunk(
     by_logits = mx.put_along_axis(probabilities, places, at_labels, axis=-1)
     if smoothing:
         by_logits = by_logits - smoothing / logits.shape[-1]
-    by_logits = mx.where(weights[:, None] > 0, by_logits, 0).astype(outputs.dtype)
-    _, [gradient] = mx.vjp(lambda hidden: [head(hidden)], [hidden], [by_logits])
-    return total, gradient.astype(mx.float32)
+    _, [gradient] = mx.vjp(
+        lambda hidden: [head(hidden)], [hidden], [by_logits.astype(outputs.dtype)]
+    )
+    # Here, and not at the logits, which are so many more: a row's gradient is of its logits alone.
+    return total, mx.where(weights[:, None] > 0, gradient.astype(mx.float32), 0)
 
 
 def _losses(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -46,7 +47,9 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "lion, wsd": ("optimizer=lion", "optimizer.schedule=wsd"),
     "muon": ("optimizer=muon", "optimizer.learning_rate=1e-3"),
     "sgd, dropout, last adapter": ("optimizer=sgd", "lora.dropout=0.1", "checkpoint.best=false"),
-    "compiled steps": ("train.compile=true", "train.max_steps=12"),
+    "compiled steps": ("train.compile=true", "data.packing=none", "train.max_steps=12"),
+    "rows apart, logits everywhere": ("data.share_prefixes=false", "train.targets_only=false"),
+    "frozen layers remembered": ("lora.num_layers=1", "train.frozen_cache=true"),
     "a base kept in 4 bits": (
         "model.quantize={bits: 4, group_size: 32}", "model.dequantize=false", "train.max_steps=9",
     ),
@@ -191,6 +194,7 @@ def torture(place: Place, name: str, kills: int, chance: random.Random) -> tuple
     done, turn, wrong = 0, 0, []
     while done < kills:
         turn += 1
+        shutil.rmtree(place.folder / "cache" / "activations", ignore_errors=True)
         run = f"{reference}-{turn}"
         for _ in range(200):
             order: dict[str, Any] = {}

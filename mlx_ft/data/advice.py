@@ -194,10 +194,10 @@ def plan_advice(config: Config, steps: int, epochs: float, padding: float) -> li
             f"Every row is shown {epochs:.0f} times: watch the validation loss, or set "
             "train.early_stopping_patience."
         )
-    if padding > MUCH_PADDING:
+    if padding > MUCH_PADDING and config.data.packing == "none":
         found.append(
             f"{padding:.0%} of a batch is padding: the lengths of the rows differ too much for "
-            "batches of this size. A smaller memory_profile.micro_batch_size with more "
-            "grad_accumulation_steps wastes less."
+            "batches of this size. data.packing=segments wastes nothing, and a smaller "
+            "memory_profile.micro_batch_size with more grad_accumulation_steps less."
         )
     return found

@@ -9,7 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from mlx_ft.layout import Row
+from mlx_ft.layout import Row, lay_out
+
+SOME_BATCHES = 50  # that say enough of all
 
 
 class Rows(Protocol):
@@ -85,6 +87,16 @@ class Batches:
         batches = self._compose(0)
         cells = sum(len(rows) * int(self._padded[rows].max()) for rows in batches)
         return 1 - sum(int((self.lengths[rows] - 1).sum()) for rows in batches) / cells
+
+    def shared(self) -> float:
+        """Share of the tokens of some batches that lie in beginnings counted already."""
+        batches = self._compose(0)[:SOME_BATCHES]
+        laid = sum(
+            len(lay_out([self.examples[int(row)] for row in rows], share=True).tokens)
+            for rows in batches
+        )
+        tokens = sum(int((self.lengths[rows] - 1).sum()) for rows in batches)
+        return 1 - laid / tokens if tokens else 0.0
 
     def _compose(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch."""

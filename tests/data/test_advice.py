@@ -4,8 +4,9 @@ from mlx_ft.config.schema import Config
 from mlx_ft.data.advice import plan_advice
 
 
-def advice(rate=2e-4, steps=500, epochs=2.0, padding=0.1, name="adamw"):
+def advice(rate=2e-4, steps=500, epochs=2.0, padding=0.1, name="adamw", packing="none"):
     config = Config()
+    config.data.packing = packing
     config.optimizer.learning_rate = rate
     config.optimizer.name = name
     return plan_advice(config, steps, epochs, padding)
@@ -33,3 +34,8 @@ def test_each_thing_to_say_is_said_alone(changed, words):
 )
 def test_usual_settings_need_no_words(changed):
     assert advice(**changed) == []
+
+
+def test_without_padding_there_is_none_to_warn_of():
+    assert any("padding" in line for line in advice(padding=0.4))
+    assert advice(padding=0.4, packing="segments") == advice(padding=0.0)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mlx_ft.data.batch import Batches, sequential
 from mlx_ft.data.chat import Example
 from mlx_ft.data.rows import Record
+from tests.fakes import answer_row
 
 PAD = 0
 
@@ -174,3 +175,11 @@ def test_weights_of_one_change_nothing():
     weighted = Batches(rows, 4, 7, pad_id=PAD, weights=np.ones(30))
     for epoch in (0, 3):
         assert shown(plain, epoch).tolist() == shown(weighted, epoch).tolist()
+
+
+def test_the_share_of_tokens_that_rows_begin_with_alike():
+    prompt = list(range(20))
+    rows = [answer_row([*prompt, 50 + row, *range(5)], 20) for row in range(8)]
+    batches = Batches(rows, 4, 0, pad_id=PAD)
+    assert batches.shared() == pytest.approx(1 - (20 + 4 * 5) / (4 * 25))
+    assert Batches(rows[:1], 4, 0, pad_id=PAD).shared() == 0
