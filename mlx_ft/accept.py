@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft import evaluation, lora, memory, runtime
-from mlx_ft.activations import Store
+from mlx_ft import compute, evaluation, lora, memory, runtime
 from mlx_ft.config.schema import Config
 from mlx_ft.data import build, sources
 from mlx_ft.data.prepare import Dataset, prepare
 from mlx_ft.data.rows import Conversation
 from mlx_ft.data.sample import sample
-from mlx_ft.errors import ConfigError, DataError, ModelError
+from mlx_ft.errors import DataError, ModelError
 from mlx_ft.metrics import Metric
 from mlx_ft.models import load as models
 from mlx_ft.models.checkpointing import checkpoint_layers
-from mlx_ft.models.forward import Forward, forward_of, with_frozen
+from mlx_ft.models.forward import Forward, forward_of
 from mlx_ft.models.tokenizer import load_tokenizer, needs_download
-
-FEW_LAYERS = 2  # that cost no more than to remember them
 
 
 @dataclass(frozen=True)
@@ -76,62 +69,11 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
     if profile.grad_checkpoint:
         checkpoint_layers(loaded.model)
     forward = forward_of(loaded.model)
-    resolved = _resolve_compute(resolved, ready.device, forward, len(loaded.model.layers))
-    if resolved.train.frozen_cache:
-        forward = _remembering(forward, resolved, loaded, ready.device)
+    resolved, forward = compute.choose(resolved, ready.device, forward, loaded)
     shown = _record_choices(public, resolved)
     return Accepted(
         resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary, forward
     )
-
-
-def _resolve_compute(config: Config, device: str, forward: Forward, layers: int) -> Config:
-    """Decide how steps are computed, by what the model allows and where it pays.
-
-    Raises ConfigError for what was asked for and cannot be.
-    """
-    data = config.data
-    packing = data.packing
-    if packing == "segments" and not forward.segments:
-        raise ConfigError(
-            f"data.packing=segments: the attention of {config.model.path} cannot be taken by "
-            "segments. Set data.packing=none"
-        )
-    if packing == "auto":  # on a GPU padded rows are compiled
-        packing = "segments" if forward.segments and device == "cpu" else "none"
-    below = 0 if config.lora.num_layers == "all" else max(0, layers - int(config.lora.num_layers))
-    frozen = config.train.frozen_cache
-    if frozen is True and (not below or packing == "none"):
-        reason = "every layer is adapted" if not below else "data.packing=none pads its rows"
-        raise ConfigError(
-            f"train.frozen_cache=true: {reason}. Set it to auto, or lora.num_layers below {layers} "
-            "and data.packing=segments"
-        )
-    if frozen == "auto":
-        frozen = packing == "segments" and below >= FEW_LAYERS
-    return replace(
-        config,
-        data=replace(data, packing=packing),
-        train=replace(config.train, frozen_cache=frozen),
-    )
-
-
-def _remembering(forward: Forward, config: Config, loaded: models.Loaded, device: str) -> Forward:
-    """`forward` with a store for what the layers below the adapter give.
-
-    Named by all that decides their last digits.
-    """
-    model = loaded.model
-    depth = len(model.layers) - int(config.lora.num_layers)
-    made_from = [
-        models.weights_digest(loaded.located), depth, config.memory_profile.compute_dtype,
-        loaded.quantization, asdict(config.model), device, asdict(runtime.prepare()),
-        config.threads, os.cpu_count(), *map(metadata.version, ("mlx", "mlx-lm", "mlx-ft")),
-    ]  # fmt: skip
-    name = hashlib.sha256(json.dumps(made_from, default=str).encode()).hexdigest()[:24]
-    folder = Path(config.paths.cache_dir).expanduser() / "activations" / name
-    store = Store(folder, round(config.train.frozen_cache_gb * runtime.GIB))
-    return with_frozen(forward, model, depth, store)
 
 
 @dataclass(frozen=True)

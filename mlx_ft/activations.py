@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -23,13 +22,15 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 RECORD = struct.Struct("<16sQQ16s")  # key, offset, bytes, checksum
+HELD = 2**28  # bytes in memory of what cannot be written
 
 
 class Store:
     """Entries in `folder`; other processes may read them while one writes.
 
-    limit: bytes that may lie in it; stores beside it that were not used for longest are removed
-    to make room. A second writer, and one whose disk is full, keeps what is new in memory.
+    limit: bytes that may lie in it and in the stores beside it, of which those that were not used
+    for longest are removed to make room. A second writer, and one whose disk is full, keeps some
+    of what is new in memory. What finds no room is a miss.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -38,7 +39,9 @@ class Store:
         self._known: dict[bytes, tuple[int, int, bytes]] = {}
         self._checked: set[bytes] = set()
         self._held: dict[bytes, bytes] = {}  # what could not be written
-        self._size = 0  # of everything, wherever it lies
+        self._held_size = 0
+        self._size = 0  # of the data
+        self._others = 0  # bytes of the stores beside it
         self._data: IO[bytes] | None = None
         self._index: IO[bytes] | None = None  # None: not to be written
         try:
@@ -52,13 +55,20 @@ class Store:
         index = (self.folder / "index").open("a+b")
         try:
             fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another process writes
+        except BlockingIOError:
+            logger.info(
+                "%s: another process writes it; of what is new here up to %d MB are kept in memory",
+                self.folder,
+                HELD >> 20,
+            )
             with index:
                 self._read(index)
-            return
-        self._index = index
-        _make_room(self.folder, self.limit)
-        index.truncate(self._read(index))
+        except OSError:  # a file system without locks
+            index.close()
+            raise
+        else:
+            self._index = index
+            index.truncate(self._read(index))
         os.utime(self.folder)
 
     def _read(self, index: IO[bytes]) -> int:
@@ -68,6 +78,9 @@ class Store:
         content = index.read()
         whole = len(content) - len(content) % RECORD.size
         self._size = self._data.seek(0, os.SEEK_END)
+        with suppress(OSError):
+            beside = (folder for folder in self.folder.parent.iterdir() if folder != self.folder)
+            self._others = sum(_size(folder) for folder in beside if folder.is_dir())
         for key, offset, size, checksum in RECORD.iter_unpack(content[:whole]):
             if offset + size <= self._size:
                 self._known[key] = offset, size, checksum
@@ -80,8 +93,11 @@ class Store:
         if key not in self._known or self._data is None:
             return None
         offset, size, checksum = self._known[key]
-        found = os.pread(self._data.fileno(), size, offset)
-        if key not in self._checked and _checksum(found) != checksum:
+        try:
+            found = os.pread(self._data.fileno(), size, offset)
+        except OSError:
+            found = b""
+        if (key not in self._checked or len(found) != size) and _checksum(found) != checksum:
             logger.warning("%s: an entry is damaged and is computed again", self.folder)
             del self._known[key]
             return None
@@ -90,11 +106,15 @@ class Store:
 
     def put(self, key: bytes, content: bytes) -> None:
         """Keep `content` under `key`, if there is room."""
-        if self._size + len(content) > self.limit:
-            return
         if self._index is None or self._data is None:
-            self._held[key] = content
-            self._size += len(content)
+            if self._held_size + len(content) <= HELD:
+                self._held[key] = content
+                self._held_size += len(content)
+            return
+        needed = self._size + len(content) + RECORD.size * (len(self._known) + 1)
+        if needed > self.limit or (
+            needed + self._others > self.limit and not self._make_room(needed)
+        ):
             return
         entry = self._size, len(content), _checksum(content)
         try:
@@ -108,6 +128,18 @@ class Store:
         self._known[key] = entry
         self._checked.add(key)
         self._size += len(content)
+
+    def _make_room(self, needed: int) -> bool:
+        """Remove stores beside this one until there are `needed` bytes under the limit."""
+        beside = (folder for folder in self.folder.parent.iterdir() if folder != self.folder)
+        stores = [folder for folder in beside if (folder / "index").is_file()]
+        stores.sort(key=lambda folder: folder.stat().st_mtime)
+        sizes = {folder: _size(folder) for folder in stores}
+        for folder in stores:
+            if needed + sum(sizes.values()) > self.limit and _removed(folder):
+                sizes[folder] = 0
+        self._others = sum(sizes.values())
+        return needed + self._others <= self.limit
 
     def close(self) -> None:
         """Let another process write."""
@@ -136,28 +168,14 @@ def _checksum(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _make_room(own: Path, limit: int) -> None:
-    """Remove the stores beside `own` that were used longest ago, until all are under the limit."""
-    others = sorted(
-        (folder for folder in own.parent.iterdir() if folder.is_dir() and folder != own),
-        key=lambda folder: folder.stat().st_mtime,
-    )
-    sizes = {folder: _size(folder) for folder in [*others, own]}
-    for folder in others:
-        if sum(sizes.values()) <= limit // 2:  # the other half is for this one
-            return
-        if _unlocked(folder, shutil.rmtree):
-            sizes[folder] = 0
-
-
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-def _unlocked(folder: Path, act: Callable[[Path], object]) -> bool:
-    """Do it unless another process holds the store."""
-    with suppress(OSError), (folder / "index").open("ab") as index:
+def _removed(folder: Path) -> bool:
+    """Remove a store, unless another process holds it."""
+    with suppress(OSError), (folder / "index").open("r+b") as index:
         fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        act(folder)
+        shutil.rmtree(folder)
         return True
     return False

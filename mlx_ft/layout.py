@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 MIN_SHARED = 8  # tokens in common that are worth a segment of their own
+DEEPEST = 16  # segments that a row is cut into at most, and one more
 
 
 class Row(Protocol):
@@ -102,11 +103,13 @@ def _shared(
     inputs: list[np.ndarray], rows: tuple[int, ...], begin: int, parent: _Segment | None
 ) -> Iterator[_Segment]:
     """The segments of `rows` from their token `begin` on, a parent before its children."""
+    depth = 0 if parent is None else len(parent.path)
     alike: defaultdict[bytes, list[int]] = defaultdict(list)
     for row in rows:
         rest = inputs[row][begin:]
         # A row that ends sooner shares nothing more.
-        alike[rest[:MIN_SHARED].tobytes() if len(rest) >= MIN_SHARED else b"%d" % row].append(row)
+        shares = len(rest) >= MIN_SHARED and depth < DEEPEST
+        alike[rest[:MIN_SHARED].tobytes() if shares else b"%d" % row].append(row)
     for members in alike.values():
         if len(members) == 1:
             if len(inputs[members[0]]) > begin:

@@ -86,13 +86,13 @@ def _accept(
     _check_output(config, run_dir)
     log = stack.enter_context(LogFile())
     accepted = accept(config, public)
+    if accepted.forward.frozen is not None:
+        stack.callback(accepted.forward.frozen.close)
     if accepted.device == "cpu" and config.threads is None:
         _say_if_busy()
     output_dir = Path(config.paths.output_dir)
     folder = RunFolder.create(run_dir, output_dir, resume=target is not None)
     stack.callback(folder.release)
-    if accepted.forward.frozen is not None:
-        stack.callback(accepted.forward.frozen.close)
     session = Session(accepted, folder, console, started, parent_run_id, stop)
     return session, log, target is not None and not session.find_checkpoint(target)
 

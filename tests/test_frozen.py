@@ -1,13 +1,15 @@
 """Layers below the adapter: computed once, the same numbers, whatever happens to the disk."""
 
+import fcntl
 import logging
+import os
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ft import lora, trainer
+from mlx_ft import activations, lora, trainer
 from mlx_ft.activations import RECORD, Store, key_of
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.data.arrays import packed
@@ -197,22 +199,28 @@ def test_a_second_writer_reads_and_keeps_its_own_in_memory(tmp_path):
 
 
 def test_no_more_than_the_limit_is_kept(tmp_path):
-    store = put(tmp_path / "s", {b"a": b"1" * 60, b"b": b"2" * 60, b"c": b"3" * 40}, limit=100)
+    limit = 100 + 2 * RECORD.size
+    store = put(tmp_path / "s", {b"a": b"1" * 60, b"b": b"2" * 60, b"c": b"3" * 40}, limit)
     assert got(store, b"a") == b"1" * 60
     assert got(store, b"b") is None
     assert got(store, b"c") == b"3" * 40
+    assert sum(path.stat().st_size for path in (tmp_path / "s").iterdir()) == limit
 
 
 def test_the_store_that_was_used_longest_ago_makes_room(tmp_path):
-    import os
-
     for age, name in enumerate(("new", "held", "old")):
         store = put(tmp_path / name, {b"a": b"1" * 200})
         if name != "held":
             store.close()
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
-    Store(tmp_path / "mine", 1000)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["held", "mine", "new"]
+    (tmp_path / "no store").mkdir()
+    mine = put(tmp_path / "mine", {b"a": b"1" * 200}, limit=1000)
+    assert len(list(tmp_path.iterdir())) == 5  # there is room yet
+    mine.put(b"b" * 16, b"2" * 200)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["held", "mine", "new", "no store"]
+    mine.put(b"c" * 16, b"3" * 400)
+    assert mine.get(b"c" * 16) is None  # what another process holds stays
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["held", "mine", "no store"]
 
 
 def test_a_full_disk_is_said_once_and_memory_takes_over(tmp_path, caplog, monkeypatch):
@@ -241,3 +249,37 @@ def test_a_place_that_cannot_be_written_is_no_fault_of_the_run(tmp_path, caplog)
     store = put(tmp_path / "file" / "s", {b"a": b"1"})
     assert got(store, b"a") == b"1"
     assert "cannot be written" in caplog.text
+
+
+def test_a_second_writer_holds_only_so_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(activations, "HELD", 100)
+    put(tmp_path / "s", {})
+    second = put(tmp_path / "s", {b"a": b"1" * 60, b"b": b"2" * 60, b"c": b"3" * 40})
+    assert [got(second, name) for name in (b"a", b"b", b"c")] == [b"1" * 60, None, b"3" * 40]
+
+
+def test_what_cannot_be_read_is_computed_again(tmp_path, monkeypatch):
+    store = put(tmp_path / "s", {b"a": b"1" * 60})
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken)
+    assert got(store, b"a") is None
+
+
+def test_a_file_that_shrinks_after_it_was_checked_is_a_miss(tmp_path):
+    store = put(tmp_path / "s", {b"a": b"1" * 60})
+    assert got(store, b"a") == b"1" * 60
+    os.truncate(tmp_path / "s" / "data", 30)
+    assert got(store, b"a") is None
+
+
+def test_without_locks_it_says_that_memory_is_used(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    store = put(tmp_path / "s", {b"a": b"1"})
+    assert got(store, b"a") == b"1"
+    assert "No locks available" in caplog.text

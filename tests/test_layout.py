@@ -96,3 +96,10 @@ def test_a_row_without_targets_has_none() -> None:
     layout = lay_out([example([1, 2, 3], [False] * 3)], share=True)
     assert layout.positions.shape == layout.labels.shape == (0,)
     assert layout.labels.dtype == np.int32
+
+
+def test_rows_that_branch_off_one_another_without_end() -> None:
+    longest = list(range(250)) * 40
+    rows = [answer_row([*longest[: 9 * turn], 251, 252], 1) for turn in range(1, 1000)]
+    layout = lay_out(rows, share=True)
+    assert len(layout.positions) == sum(len(row.tokens) - 1 for row in rows)

@@ -146,3 +146,47 @@ def test_a_model_that_cannot_is_told_apart() -> None:
             return self.table.as_linear(self.table(tokens))
 
     assert not forward_of(Embedded()).segments
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "mistral", "phi"])
+def test_a_model_that_ignores_where_tokens_stand_is_refused(family: str, dtype: mx.Dtype) -> None:
+    for seed in range(4):
+        model = tiny.build(FAMILIES[family].config, seed=seed)
+        model.set_dtype(dtype)
+        assert forward_of(model).segments
+        for layer in model.layers:
+            layer.self_attn.rope = Blind(layer.self_attn.rope)
+        assert not forward_of(model).segments
+
+
+class Blind(nn.Module):
+    def __init__(self, rope: nn.Module) -> None:
+        super().__init__()
+        self.rope = rope
+
+    def __call__(self, x: mx.array, offset: object = 0) -> mx.array:
+        return self.rope(x, offset=0)
+
+
+def test_a_mask_of_the_models_own_is_never_dropped() -> None:
+    from mlx_lm.models import llama
+
+    forward_of(tiny.build())
+    layout = lay_out([answer_row(PROMPT, 1)], share=False)
+    arrays = [mx.zeros((len(layout.tokens), 4, 1, 8))] * 3
+    with pytest.raises(TypeError, match="mask"):
+        llama.scaled_dot_product_attention(
+            *arrays, cache=Segments(layout), scale=1.0, mask=mx.zeros((1, 1))
+        )
+
+
+def test_values_may_have_another_width_than_keys() -> None:
+    layout = lay_out([answer_row(PROMPT, 1), answer_row([1, 2, 3], 1)], share=False)
+    total = len(layout.tokens)
+    found = attend(
+        mx.zeros((total, 2, 1, 8)), mx.zeros((total, 2, 1, 8)), mx.ones((total, 2, 1, 4)),
+        layout.groups, 1.0,
+    )  # fmt: skip
+    assert found.shape == (total, 2, 1, 4)
+    assert mx.allclose(found, mx.ones_like(found)).item()

@@ -78,7 +78,9 @@ def _with_segments(own: Callable[..., mx.array]) -> Callable[..., mx.array]:
         sinks: mx.array | None = None,
     ) -> mx.array:
         if isinstance(cache, Segments):
-            window = mask.size if isinstance(mask, Window) else None
+            if mask is not None and not isinstance(mask, Window):  # part of its attention
+                raise TypeError("segments take no mask of the model's own")
+            window = None if mask is None else mask.size
             return attend(queries, keys, values, cache.groups, scale, window, sinks)
         more = {} if sinks is None else {"sinks": sinks}
         return own(queries, keys, values, cache=cache, scale=scale, mask=mask, **more)
@@ -99,7 +101,8 @@ def attend(
     """Attention of each segment to itself, causally, and to what its rows have before it.
 
     queries: (N, H, 1, d); keys, values: (N, K, 1, d), where K divides H; of all tokens, in the
-    order of `groups`. window: tokens back that are seen. Returns (N, H, 1, d).
+    order of `groups`. window: tokens back that are seen. Returns (N, H, 1, width of a
+    value).
     """
     # split, not slices: its gradient is one concatenation.
     cuts = [group.end for group in groups[:-1]]
@@ -118,7 +121,8 @@ def attend(
         found = mx.fast.scaled_dot_product_attention(
             query, key, value, scale=scale, mask=mask, sinks=sinks
         )
-        done.append(found.transpose(0, 2, 1, 3).reshape(-1, *queries.shape[1:]))
+        shape = queries.shape[1], 1, values.shape[-1]
+        done.append(found.transpose(0, 2, 1, 3).reshape(-1, *shape))
     return mx.concatenate(done) if len(done) > 1 else done[0]
 
 

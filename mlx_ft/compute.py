@@ -1,0 +1,101 @@
+"""How the steps of a run are computed: by what its model allows, and where it pays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+
+from mlx_ft import runtime
+from mlx_ft.activations import Store
+from mlx_ft.config.schema import Config
+from mlx_ft.errors import ConfigError
+from mlx_ft.models.forward import Forward, with_frozen
+from mlx_ft.models.load import Loaded, weights_digest
+
+FEW_LAYERS = 2  # that cost no more than to remember them
+
+
+def choose(config: Config, device: str, forward: Forward, loaded: Loaded) -> tuple[Config, Forward]:
+    """`config` without the `auto` of `data.packing` and `train.frozen_cache`, and its forward.
+
+    Raises ConfigError for what was asked for and cannot be.
+    """
+    asked, path = config.train.frozen_cache, config.model.path
+    packing = _packing(config, device, forward)
+    below = _layers_below(config, loaded)
+    room = config.train.frozen_cache_gb > 0
+    if asked is True and not (below and room and packing == "segments"):
+        raise ConfigError(
+            f"train.frozen_cache=true: found lora.num_layers={config.lora.num_layers}, "
+            f"data.packing={packing}, train.frozen_cache_gb={config.train.frozen_cache_gb:g}; "
+            f"expected fewer adapted layers than {len(loaded.model.layers)}, segments, and room. "
+            "Or set it to auto"
+        )
+    frozen = asked is True or (
+        asked == "auto" and packing == "segments" and below >= FEW_LAYERS and room
+    )
+    if frozen:
+        forward = _remembering(forward, config, loaded, device, below)
+        frozen = forward.frozen is not None
+        if asked is True and not frozen:
+            raise ConfigError(
+                f"train.frozen_cache=true: {path} cannot be entered above its frozen layers. Set "
+                "it to auto"
+            )
+    data = replace(config.data, packing=packing)
+    return replace(config, data=data, train=replace(config.train, frozen_cache=frozen)), forward
+
+
+def _packing(config: Config, device: str, forward: Forward) -> str:
+    data, train = config.data, config.train
+    if data.packing == "auto":  # on a GPU padded rows are compiled
+        wanted = device == "cpu" or data.share_prefixes is True or train.frozen_cache is True
+        packing = "segments" if forward.segments and wanted else "none"
+    else:
+        packing = data.packing
+    asked = {
+        "data.packing=segments": data.packing == "segments",
+        "data.share_prefixes=true": data.share_prefixes is True,
+    }
+    for words, wanted in asked.items():
+        if wanted and not forward.segments:
+            raise ConfigError(
+                f"{words}: the attention of {config.model.path} cannot be taken by segments. Set "
+                f"{words.partition('=')[0]}=auto"
+            )
+    return packing
+
+
+def _layers_below(config: Config, loaded: Loaded) -> int:
+    adapted = config.lora.num_layers
+    return 0 if adapted == "all" else max(0, len(loaded.model.layers) - int(adapted))
+
+
+def _remembering(
+    forward: Forward, config: Config, loaded: Loaded, device: str, depth: int
+) -> Forward:
+    """`forward` with a store for what the layers below the adapter give.
+
+    Named by all that decides their last digits. The digest of the weights reads only parts of
+    them, so that their time stamps belong to it.
+    """
+    files = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(loaded.located.path.glob("*.safetensors"))
+    ]
+    made_from = [
+        weights_digest(loaded.located), files, depth, config.memory_profile.compute_dtype,
+        loaded.quantization, asdict(config.model), device, asdict(runtime.prepare()),
+        config.threads, os.environ.get("OPENBLAS_NUM_THREADS"), os.cpu_count(),
+        platform.machine(), platform.processor(),
+        *map(metadata.version, ("mlx", "mlx-lm", "mlx-ft")),
+    ]  # fmt: skip
+    name = hashlib.sha256(json.dumps(made_from, default=str).encode()).hexdigest()[:24]
+    folder = Path(config.paths.cache_dir).expanduser() / "activations" / name
+    store = Store(folder, round(config.train.frozen_cache_gb * runtime.GIB))
+    return with_frozen(forward, loaded.model, depth, store)
