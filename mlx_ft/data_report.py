@@ -15,6 +15,8 @@ from mlx_ft.data.advice import plan_advice
 from mlx_ft.data.batch import Batches
 from mlx_ft.data.locate import BUILTIN, BUILTIN_FOLDER
 from mlx_ft.data.prepare import Dataset
+from mlx_ft.plots import png
+from mlx_ft.plots_data import data_figure
 
 TITLES = {"train": "training", "valid": "validation", "test": "test"}
 SET_ASIDE = "  of them set aside"
@@ -105,9 +107,6 @@ def write_texts(folder: Path, dataset: Dataset, ahead: Outlook | None) -> list[P
 
 def draw(folder: Path, dataset: Dataset) -> Path:
     """Write `report.png`, which takes a second."""
-    from mlx_ft.plots import png
-    from mlx_ft.plots_data import data_figure
-
     with warnings.catch_warnings():  # names in scripts that the font lacks: boxes will do
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         content = png(data_figure(_from_here(dataset.report)))
