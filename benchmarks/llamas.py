@@ -16,7 +16,7 @@ import mlx.nn as nn  # noqa: E402
 import numpy as np  # noqa: E402
 from mlx.utils import tree_flatten  # noqa: E402
 
-from mlx_ft import lora  # noqa: E402
+from mlx_ft import exponentials, lora  # noqa: E402
 from mlx_ft.config.schema import LoraConfig, ModelConfig  # noqa: E402
 from mlx_ft.models.load import load, locate  # noqa: E402
 from mlx_ft.models.read import import_mlx_lm  # noqa: E402
@@ -77,6 +77,7 @@ def random_llama(shape: Shape, rank: int, layers: int | str) -> Any:
 
 def adapted(model: Any, rank: int, layers: int | str) -> Any:
     """The model with an adapter whose B is not zero, so that all of its gradients are there."""
+    exponentials.install(model)
     lora.attach(model, LoraConfig(rank=rank, alpha=2.0 * rank, num_layers=layers))
     mx.random.seed(1)
     moved = [

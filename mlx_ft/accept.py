@@ -10,18 +10,19 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft import compute, evaluation, lora, memory, runtime
+from mlx_ft import compute, evaluation, lora, memory, memory_guard, memory_plan, runtime
 from mlx_ft.config.schema import Config
 from mlx_ft.data import build, sources
 from mlx_ft.data.prepare import Dataset, prepare
 from mlx_ft.data.rows import Conversation
 from mlx_ft.data.sample import sample
+from mlx_ft.deferred import Deferred
 from mlx_ft.errors import DataError, ModelError
 from mlx_ft.metrics import Metric
 from mlx_ft.models import load as models
 from mlx_ft.models.checkpointing import checkpoint_layers
 from mlx_ft.models.forward import Forward, forward_of
-from mlx_ft.models.tokenizer import load_tokenizer, needs_download
+from mlx_ft.models.tokenizer import deferred_tokenizer, needs_download
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
     """
     mx.reset_peak_memory()  # an earlier run of this process had its own
     ready = prepare_inputs(config)
-    resolved, dataset, tokenizer = ready.config, ready.dataset, ready.tokenizer
+    resolved, dataset = ready.config, ready.dataset
     profile = resolved.memory_profile
     runtime.set_limits(profile, ready.device)
     loaded = models.load(
@@ -54,7 +55,7 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
         resolved.model,
         compute_dtype=profile.compute_dtype,
         dequantize=bool(resolved.model.dequantize),
-        tokenizer=tokenizer,
+        tokenizer=ready.tokenizer,
     )
     vocabulary = _check_vocabulary(loaded.model, dataset)
     if config.train.early_stopping_patience is not None and not dataset.valid:
@@ -62,14 +63,17 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
             "train.early_stopping_patience needs validation rows: set data.valid_fraction above 0 "
             "or give data.valid_path."
         )
-    judged = dataset.test if ready.metric else ()
-    resolved = _resolve_max_tokens(resolved, judged, tokenizer)
+    resolved = _resolve_max_tokens(resolved, dataset.longest_answer() if ready.metric else None)
     mx.random.seed(config.seed)  # the adapter's A: a function of the seed alone
     adapter = lora.attach(loaded.model, config.lora)
     if profile.grad_checkpoint:
         checkpoint_layers(loaded.model)
     forward = forward_of(loaded.model)
     resolved, forward = compute.choose(resolved, ready.device, forward, loaded)
+    needed = memory_guard.job(resolved, loaded, adapter, forward)
+    size = memory_plan.room(resolved, ready.device).size
+    longest = int(dataset.train.lengths.max())
+    resolved = memory_plan.fitted(resolved, config, needed, longest, size)
     shown = _record_choices(public, resolved)
     return Accepted(
         resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary, forward
@@ -83,7 +87,7 @@ class Inputs:
     config: Config
     device: str
     located: models.Located
-    tokenizer: Any
+    tokenizer: Deferred[Any]
     dataset: Dataset
     metric: Metric | None
 
@@ -101,7 +105,7 @@ def prepare_inputs(config: Config) -> Inputs:
         build.look(found, config.data)  # and so is a faulty row
     cache_dir = Path(config.paths.cache_dir).expanduser()
     located = models.locate(resolved.model, cache_dir)
-    tokenizer = load_tokenizer(located)
+    tokenizer = deferred_tokenizer(located)
     length = resolved.memory_profile.max_seq_length
     dataset = prepare(config.data, tokenizer, length, config.seed, cache_dir, found=found)
     if metric is not None:
@@ -149,12 +153,11 @@ def check_references(metric: Metric, rows: Sequence[Conversation]) -> None:
         )
 
 
-def _resolve_max_tokens(config: Config, rows: Sequence[Conversation], tokenizer: Any) -> Config:
+def _resolve_max_tokens(config: Config, longest: int | None) -> Config:
     """Room for every expected answer and a quarter more: a longer one is wrong anyway."""
     if config.eval.max_tokens != "auto":
         return config
-    answers = [row.messages[-1].content for row in rows if row.messages]
-    longest = max((len(tokenizer.encode(text)) for text in answers), default=64)
+    longest = 64 if longest is None else longest
     return replace(config, eval=replace(config.eval, max_tokens=longest + longest // 4 + 1))
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -116,13 +117,20 @@ def load(folder: Path) -> Checkpoint:
     """Read and verify a checkpoint. Raises CheckpointError that names every damaged file."""
     contents, faults = _verified(folder)
     if faults:
-        raise CheckpointError(f"{folder} is damaged", faults)
+        raise CheckpointError(f"{folder} is damaged{_other(folder)}", faults)
     parts = [name for name in (ADAPTER, OPTIMIZER, BEST) if name in contents]
     arrays = {name: _arrays(name, contents[name], faults) for name in parts}
     state = _state(contents[STATE], step_of(folder), faults)
     if faults:  # as it was written, but not by this program
         raise CheckpointError(f"{folder} cannot be used", faults)
     return Checkpoint(folder, arrays[ADAPTER], arrays[OPTIMIZER], arrays.get(BEST), state)
+
+
+def _other(folder: Path) -> str:
+    """Where to go on from instead."""
+    if folder.parent.name != "checkpoints":
+        return ""
+    return f". mlx-ft resume {shlex.quote(str(folder.parent.parent))} takes the newest whole one"
 
 
 def _arrays(name: str, content: bytes, faults: list[str]) -> Arrays:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_ft import __version__, cli_data, cli_help, cli_tracking
+from mlx_ft import __version__, cli_data, cli_estimate, cli_help, cli_tracking
 from mlx_ft.config import quoted
 from mlx_ft.config.screen import fit
 from mlx_ft.errors import MlxFtError, UserError
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser = _parser(arguments)
         _check_names(parser, arguments)
-        args = parser.parse_args(arguments)
+        args = _parse(parser, arguments)
         command: Callable[[argparse.Namespace], int] = args.command
         return command(args)
     except MlxFtError as error:
@@ -57,6 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """As `parse_args`, but settings may stand on both sides of an option."""
+    args, rest = parser.parse_known_args(arguments)
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    if wrong or (rest and "overrides" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
+
+
 def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mlx-ft",
@@ -73,6 +84,7 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_evaluate(commands)
     cli_data.add_commands(commands, given)
+    cli_estimate.add_commands(commands)
     _add_models(commands)
     doctor = _add(commands, "doctor", "what this machine can do: device, BLAS, memory, disk")
     doctor.set_defaults(command=_doctor)

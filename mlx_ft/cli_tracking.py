@@ -87,9 +87,14 @@ def _sync_all(configs: Mapping[Path, Config], *, given: bool) -> Iterator[int]:
             print(f"{closed}: its process is gone; run {run_id} is closed")
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def in_words(result: SyncResult) -> str:
     """What became of a run, in one line."""
-    counted = f"{result.points} metric values and {result.others} other things"
+    counted = f"{_counted(result.points, 'metric value')} and "
+    counted += _counted(result.others, "other thing")
     run = f"(run {result.run_id}, {result.status})"
     line = {
         "complete": f"nothing was missing {run}",

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_ft.config.schema import Config
+from mlx_ft.config.schema import Config, DataConfig
 from mlx_ft.data.advice import plan_advice
 from mlx_ft.data.batch import Batches
 from mlx_ft.data.locate import BUILTIN, BUILTIN_FOLDER
@@ -57,6 +57,13 @@ def outlook(
     advice = tuple(plan_advice(config, steps, epochs, padding))
     shared = batches.shared()
     return Outlook(steps, epochs, padding, tokens, seconds, measured_in, advice, shared)
+
+
+def name_of(config: DataConfig) -> str:
+    """`geography_sql` of `builtin:geography_sql`, `rows` of `my/rows.jsonl`."""
+    if not isinstance(config.path, str):
+        return "mixture"
+    return Path(config.path.rpartition(":")[2]).name.split(".")[0]
 
 
 def measured_speed(output_dir: Path, model: str, device: str) -> tuple[float, str] | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mlx_ft import evaluation
+from mlx_ft import evaluation, judgement
 from mlx_ft.accept import Accepted
 from mlx_ft.console import Display
 from mlx_ft.data import batch as batching
@@ -15,6 +15,7 @@ from mlx_ft.data.sample import sample
 from mlx_ft.errors import TrainingError
 from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.interrupt import StopSignal
+from mlx_ft.judgement import Base
 from mlx_ft.record import Record
 
 
@@ -43,17 +44,18 @@ class Judge:
         checkpoint, so that nothing but this judgement is left of it. Raises TrainingError for a
         base that nothing can be learned from.
         """
-        earlier = self.record.load_base(self.subject) if again else None
+        earlier = judgement.load(self.record.folder, self.subject) if again else None
         if restart:
-            self.record.keep_rows(earlier[2] if earlier else 0)
+            self.record.keep_rows(earlier.rows if earlier else 0)
         if earlier is not None:
-            self.before, self.answers_before, _ = earlier
+            self._take_over(earlier)
             return
         if self.config.before:
             self.before = self.validate(display, 0)
             _check_base(self.before)
             self.answers_before = self.answers(display, 0)
-            self.record.save_base(self.before, self.answers_before, self.subject)
+            base = Base(self.before, self.answers_before, len(self.record.rows))
+            judgement.save(self.record.folder, base, self.subject)
 
     @property
     def subject(self) -> dict[str, Any]:
@@ -68,8 +70,11 @@ class Judge:
 
     def recall(self) -> None:
         """Take over how an earlier process judged the base, as far as it is known and fits."""
-        if (earlier := self.record.load_base(self.subject)) is not None:
-            self.before, self.answers_before, _ = earlier
+        if (earlier := judgement.load(self.record.folder, self.subject)) is not None:
+            self._take_over(earlier)
+
+    def _take_over(self, earlier: Base) -> None:
+        self.before, self.answers_before = earlier.validation, list(earlier.answers)
 
     def validate(self, display: Display, step: int) -> Validation | None:
         """Validation loss; None without validation rows."""

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from mlx_ft import exponentials
+
 CHUNK = 2**24  # logits that are in memory at once
 
 Head = Callable[[mx.array], mx.array]  # final hidden states (N, D) -> logits (N, V)
@@ -31,7 +33,7 @@ def cross_entropy(
     Returns (sum in nats, number of targets), float32 scalars.
     """
     logits = logits.astype(mx.float32)
-    losses = _losses(logits, mx.logsumexp(logits, axis=-1), labels, label_smoothing)
+    losses = _losses(logits, exponentials.logsumexp(logits), labels, label_smoothing)
     # where, not a product: 0 * inf would be NaN.
     return mx.where(weights > 0, losses, 0).sum(), weights.sum()
 
@@ -104,9 +106,8 @@ def _chunk(
     logits = outputs.astype(mx.float32)
     if not train:
         return cross_entropy(logits, labels, weights, smoothing)[0], mx.array([])
-    # One pass of exponentials for loss and gradient: the largest probability is exp(max - lse).
-    probabilities = mx.softmax(logits, axis=-1, precise=True)
-    log_normalizer = logits.max(axis=-1) - mx.log(probabilities.max(axis=-1))
+    # One pass of exponentials for loss and gradient.
+    probabilities, log_normalizer = exponentials.normalized(logits)
     losses = _losses(logits, log_normalizer, labels, smoothing)
     total = mx.where(weights > 0, losses, 0).sum()
     places = labels[:, None]

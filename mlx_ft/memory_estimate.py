@@ -1,38 +1,52 @@
 """What a training step needs, from the model's dimensions alone, and what would save most.
 
-Written as counts of stored numbers per token. One layer keeps for its backward pass about 8
-arrays of the hidden width D, 5 of the feed-forward width F, 7 of the rank, and one score per head
-and column, H T. With 16-bit activations the adapter, which is float32, adds float32 copies of its
-inputs, 6 D + F. The loss holds 3 float32 arrays of the vocabulary's width V per target, and with
-16 bits the logits and their gradient beside. Checkpointed layers (Chen et al. 2016) keep D each;
-one at a time is computed anew, with 1.8 times its widths and 4 times its scores. The counts were
-fitted to MLX's own peaks on a llama model; tests/test_memory_estimate.py measures them again.
+Written as counts of stored numbers per token, read off the arrays that MLX keeps for the backward
+pass of a Llama layer and fitted where its order of evaluation decides. With widths D hidden, Q of
+queries, S of keys, F of the feed-forward part, the rank r, and one score per head and column H T:
+
+kept     an adapted layer keeps 4 D + 3 Q + 2 S + 5 F + 7 r + H T
+copies   in 16 bits 5 D + Q + F in float32 beside, as the adapter is float32
+layer    while one goes backward: 1.15 times what it keeps, or 2.2 scores and 0.9 of the rest
+again    a checkpointed layer (Chen et al. 2016) keeps D; computed anew it takes 10 D + 10 Q + 4 S
+         + 18 F + 31 r + H T (MLX evaluates breadth first), or 3.2 scores and 1.8 of the rest
+loss     3 float32 arrays of logits, of at most 2.35 chunks; in 16 bits 2 more of those. Head and
+         loss are done before a layer goes backward.
+
+`benchmarks/memory.py` measures it again; docs/memory.md has the table.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlx_ft import runtime
 from mlx_ft.config.schema import Config
+from mlx_ft.losses import CHUNK
 from mlx_ft.runtime import GIB
 
 TARGETS_MULTIPLE = 64  # data/arrays.py fills target positions up to a multiple of it
 WORTH_SAYING = 0.01  # of all that is needed
 MOMENTS = {"adamw": 2, "adam": 2, "lion": 1, "muon": 1, "sgd": 1, "adafactor": 0}
+AT_ONCE = 2.35  # chunks of the loss in memory: the next one begins before the last one is gone
 
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Of a transformer. intermediate: width of the feed-forward part, as one token sees it."""
+    """Of a transformer. intermediate: width of the feed-forward part, as one token sees it.
+
+    queries, keys: widths of all their heads; 0: as `hidden`.
+    """
 
     layers: int
     hidden: int
     intermediate: int
     heads: int
     vocabulary: int
+    queries: int = 0
+    keys: int = 0
 
     @classmethod
     def read(cls, config: Mapping[str, Any], layers: int, parameters: int) -> Dimensions:
@@ -53,13 +67,36 @@ class Dimensions:
         intermediate = first("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
         if experts := first("num_experts_per_tok", "moe_top_k"):
             intermediate = experts * (first("moe_intermediate_size") or intermediate)
+        heads = first("num_attention_heads", "n_head", "num_heads") or max(1, hidden // 64)
+        size = first("head_dim") or hidden // heads
         return cls(
             layers,
             hidden,
             intermediate or 4 * hidden,
-            first("num_attention_heads", "n_head", "num_heads") or max(1, hidden // 64),
+            heads,
             first("vocab_size") or 32_000,
+            heads * size,
+            (first("num_key_value_heads", "num_kv_heads") or heads) * size,
         )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a step takes beside what is held, each part at its largest.
+
+    kept: for the backward pass. layer: while one goes through it. loss: head and loss. update: the
+    optimizer's.
+    """
+
+    kept: int
+    layer: int
+    loss: int
+    update: int
+
+    @property
+    def peak(self) -> int:
+        """The loss is done before a layer goes backward, and that before the update."""
+        return max(self.kept + max(self.layer, self.loss), self.update)
 
 
 @dataclass(frozen=True)
@@ -82,35 +119,83 @@ class Estimate:
     checkpointed: bool
     full_logits: bool = False
 
+    @property
+    def weights(self) -> int:
+        """Bytes of the base."""
+        return round(self.parameters * self.weight_bits / 8)
+
+    @property
+    def adapter(self) -> int:
+        """Bytes of the adapter; of its gradient, its best copy and each moment as well."""
+        return 4 * self.trainable
+
     def held(self) -> int:
         """Between steps: base, adapter, its summed gradient, its best copy, the moments."""
-        return round(self.parameters * self.weight_bits / 8) + 4 * self.trainable * (
-            3 + self.moments
-        )
+        return self.weights + self.adapter * (3 + self.moments)
 
     def step(self, rows: int, columns: int, targets: int) -> int:
         """What the forward and backward pass of (rows, columns) tokens need beside `held`."""
-        size, cells = self.dimensions, rows * columns
-        widths = 8 * size.hidden + 5 * size.intermediate + 7 * self.rank
-        scores = size.heads * columns
-        loss = self._loss(cells, targets)
-        if self.checkpointed:
-            kept = cells * self.adapted * size.hidden * self.float_bytes
-            again = cells * (1.8 * widths + 4 * scores) * self.float_bytes
-            backward = kept + again + loss + 4 * self.trainable
-        else:  # gradients come as activations go
-            layer = (widths + scores) * self.float_bytes
-            if self.float_bytes < 4:
-                layer += 4 * (6 * size.hidden + size.intermediate)
-            backward = cells * layer * (self.adapted + 1) + loss
-        update = 4 * self.trainable * (1 + self.moments)
-        return round(max(backward, update))
+        return self.needs([columns] * rows, filled(targets)).peak
 
-    def _loss(self, cells: int, targets: int) -> int:
-        filled = math.ceil(max(1, targets) / TARGETS_MULTIPLE) * TARGETS_MULTIPLE
-        logits = 0 if self.float_bytes == 4 and not self.full_logits else 2 * self.float_bytes
-        positions = cells if self.full_logits else filled
-        return self.dimensions.vocabulary * (12 * filled + logits * positions)
+    def peak(self, needs: Needs, *, summed: bool) -> int:
+        """MLX's, of a step with these needs.
+
+        summed: its gradient is added to an earlier micro-batch's; otherwise it takes the place
+        that activations leave.
+        """
+        later = 0 if summed else self.adapter
+        return (
+            self.held()
+            - later
+            + max(needs.kept + max(needs.layer, needs.loss), needs.update + later)
+        )
+
+    def needs(self, lengths: Sequence[int], targets: int) -> Needs:
+        """The parts of `step`.
+
+        lengths: tokens of each row, with its padding if it has any; targets: with the filling.
+        """
+        size, cells = self.dimensions, sum(lengths)
+        pairs = size.heads * sum(length**2 for length in lengths) * self.float_bytes
+        own = self.float_bytes == 4 and runtime.scalar_exponentials()  # see exponentials.py
+        widths = cells * self._bytes(4, 3, 2, 4 if own else 5, 7)
+        copies = cells * self._copies(5, 1, 1)
+        loss = self._loss(cells, max(1, targets))
+        update = self.adapter * (1.25 + self.moments)
+        if self.checkpointed:
+            kept = self.adapted * cells * size.hidden * self.float_bytes
+            again = (
+                cells * (self._bytes(10, 10, 4, 14 if own else 18, 31) + self._copies(15, 3, 6))
+                + pairs
+            )
+            layer = max(again, 1.8 * (widths + copies) + 3.2 * pairs)
+        else:
+            kept = self.adapted * (widths + copies + pairs)
+            layer = max(1.15 * (widths + pairs), 0.9 * widths + 2.2 * pairs)
+            loss += 0.45 * (widths + pairs)
+        return Needs(*map(round, (kept, layer, loss, update)))
+
+    def _bytes(self, hidden: int, queries: int, keys: int, intermediate: int, rank: int) -> int:
+        """Of so many arrays of these widths, per token."""
+        size = self.dimensions
+        numbers = hidden * size.hidden + intermediate * size.intermediate
+        numbers += queries * (size.queries or size.hidden) + keys * (size.keys or size.hidden)
+        return numbers * self.float_bytes + 4 * rank * self.rank
+
+    def _copies(self, hidden: int, queries: int, intermediate: int) -> int:
+        """Of so many float32 arrays that 16-bit activations need beside, per token."""
+        size = self.dimensions
+        if self.float_bytes == 4:
+            return 0
+        numbers = hidden * size.hidden + queries * (size.queries or size.hidden)
+        return 4 * (numbers + intermediate * size.intermediate)
+
+    def _loss(self, cells: int, targets: int) -> float:
+        width = self.dimensions.vocabulary
+        own = 0 if self.float_bytes == 4 else 2 * self.float_bytes
+        if self.full_logits:
+            return width * (12 * targets + 2 * self.float_bytes * cells)
+        return width * min(targets, AT_ONCE * max(1, CHUNK // width)) * (12 + own)
 
 
 def estimate(
@@ -118,30 +203,43 @@ def estimate(
     dimensions: Dimensions,
     *,
     parameters: int,
+    weights: int,
     trainable: int,
     adapted: int,
-    quantization: Mapping[str, Any] | None,
     full_logits: bool = False,
 ) -> Estimate:
-    """The memory of a resolved run. quantization: of the base as it is in memory, or None."""
-    float_bytes = 4 if config.memory_profile.compute_dtype == "float32" else 2
+    """The memory of a resolved run. weights: bytes of the base as it lies in memory."""
     return Estimate(
         dimensions,
         parameters,
-        8.0 * float_bytes if quantization is None else _packed_bits(quantization),
+        8 * weights / max(1, parameters),
         trainable,
         adapted,
         config.lora.rank,
         MOMENTS[config.optimizer.name],
-        float_bytes,
+        4 if config.memory_profile.compute_dtype == "float32" else 2,
         bool(config.memory_profile.grad_checkpoint),
         full_logits,
     )
 
 
-def _packed_bits(quantization: Mapping[str, Any]) -> float:
-    """Bits of a weight with its share of a 16-bit scale and bias."""
-    return float(quantization["bits"]) + 32 / float(quantization.get("group_size", 64))
+def filled(targets: int) -> int:
+    """Target positions of a padded batch that has so many targets."""
+    return math.ceil(max(1, targets) / TARGETS_MULTIPLE) * TARGETS_MULTIPLE
+
+
+def packed_bits(bits: int = 4, group_size: int = 64, scale_bits: int = 16) -> float:
+    """Bits of a weight with its share of a scale and a bias."""
+    return bits + 2 * scale_bits / group_size
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A setting that saves memory. saves: bytes of the peak; costs: what it costs, in words."""
+
+    setting: str
+    saves: int
+    costs: str
 
 
 def advice(
@@ -152,47 +250,54 @@ def advice(
     now: the run as it is. targets: of that row. packed: the base comes quantized, whatever was
     made of it. Only what is not used yet, and saves 1% or more.
     """
+    found = knobs(now, 1, columns, targets, device=device, packed=packed)
+    return [f"{knob.setting} ({knob.costs}) saves about {knob.saves / GIB:.2g} GB"
+            for knob in found]  # fmt: skip
 
-    def total(job: Estimate, columns: int, targets: int) -> int:
-        return job.held() + job.step(1, columns, targets)
 
-    before = total(now, columns, targets)
-    saved = [(before - total(now, columns // 2, math.ceil(targets / 2)), _shorter(columns))]
-    saved += [
-        (before - total(job, columns, targets), words) for job, words in _knobs(now, device, packed)
+def knobs(
+    now: Estimate, rows: int, columns: int, targets: int, *, device: str, packed: bool
+) -> list[Knob]:
+    """As `advice`, for a micro-batch of so many rows. targets: of all of it."""
+    before = now.held() + now.step(rows, columns, targets)
+    half = max(1, columns // 2), math.ceil(targets / 2)
+    found = [
+        (before - now.held() - now.step(rows, *half),
+         f"memory_profile.max_seq_length={half[0]}", "see data.overlong for longer rows")
+    ]  # fmt: skip
+    if rows > 1:
+        after = now.held() + now.step(rows // 2, columns, math.ceil(targets / 2))
+        setting = f"memory_profile.micro_batch_size={rows // 2}"
+        found += [(before - after, setting, "with twice the accumulation the same result")]
+    found += [
+        (before - job.held() - job.step(rows, columns, targets), setting, costs)
+        for job, setting, costs in _changes(now, device, packed)
     ]
-    return [
-        f"{words} saves about {size / GIB:.2g} GB"
-        for size, words in sorted(saved, reverse=True)
-        if size >= WORTH_SAYING * before
-    ]
+    worth = [Knob(setting, size, costs) for size, setting, costs in found
+             if size >= WORTH_SAYING * before]  # fmt: skip
+    return sorted(worth, key=lambda knob: -knob.saves)
 
 
-def _shorter(columns: int) -> str:
-    return f"memory_profile.max_seq_length={columns // 2} (see data.overlong for longer rows)"
-
-
-def _knobs(now: Estimate, device: str, packed: bool) -> Iterator[tuple[Estimate, str]]:
+def _changes(now: Estimate, device: str, packed: bool) -> Iterator[tuple[Estimate, str, str]]:
     if not now.checkpointed:
-        yield (
-            replace(now, checkpointed=True),
-            "memory_profile.grad_checkpoint=true (a step takes about a third longer)",
-        )
+        setting, costs = "memory_profile.grad_checkpoint=true", "a step takes about a third longer"
+        yield replace(now, checkpointed=True), setting, costs
     if now.adapted > 1:
         half = now.adapted // 2
-        trainable = now.trainable * half // now.adapted
-        yield replace(now, adapted=half, trainable=trainable), f"lora.num_layers={half}"
+        job = replace(now, adapted=half, trainable=now.trainable * half // now.adapted)
+        yield job, f"lora.num_layers={half}", "lower layers stay as they are; steps are faster"
     if now.rank > 1:
-        trainable = now.trainable // 2
-        yield replace(now, trainable=trainable), f"lora.rank={now.rank // 2}"
-    slow = " (slow on the CPU)" if device == "cpu" else ""
+        job = replace(now, trainable=now.trainable // 2, rank=now.rank // 2)
+        yield job, f"lora.rank={now.rank // 2}", "room for less to be learned"
+    if now.moments > 1:
+        yield replace(now, moments=1), "optimizer=lion", "wants a learning rate a tenth as high"
+    slow = "slow on the CPU" if device == "cpu" else ""
     if now.weight_bits >= 16:
         keys = [] if packed else ["'model.quantize={bits: 4, group_size: 64, mode: affine}'"]
         keys += ["model.dequantize=false"] if packed or device == "cpu" else []
-        yield replace(now, weight_bits=_packed_bits({"bits": 4})), " ".join(keys) + slow
+        job = replace(now, weight_bits=packed_bits(scale_bits=8 * now.float_bytes))
+        yield job, " ".join(keys), slow or "the base is rounded to 4 bits"
     if now.float_bytes == 4:
         weight_bits = now.weight_bits if now.weight_bits < 16 else 16.0
-        yield (
-            replace(now, float_bytes=2, weight_bits=weight_bits),
-            f"memory_profile.compute_dtype=bfloat16{slow}",
-        )
+        job = replace(now, float_bytes=2, weight_bits=weight_bits)
+        yield job, "memory_profile.compute_dtype=bfloat16", slow or "8 bits of precision"

@@ -13,9 +13,10 @@ from mlx_ft import lora
 from mlx_ft.config.schema import Config
 from mlx_ft.crash import CrashLog
 from mlx_ft.errors import TrainingError
-from mlx_ft.memory_estimate import Dimensions, advice, estimate
+from mlx_ft.memory_estimate import Dimensions, Estimate, advice, estimate
 from mlx_ft.memory_reading import Reader
 from mlx_ft.memory_watch import MemoryWatch, Notice
+from mlx_ft.models.architecture import weight_bytes
 from mlx_ft.models.forward import Forward
 from mlx_ft.models.load import Loaded, total_parameters
 from mlx_ft.state import Progress
@@ -136,31 +137,36 @@ class MemoryGuard:
         )
 
 
+def job(config: Config, loaded: Loaded, adapter: lora.Adapter, forward: Forward) -> Estimate:
+    """The memory of a run whose model has its adapter on."""
+    model, trainable = loaded.model, lora.count(loaded.model)
+    parameters = total_parameters(model) - trainable
+    return estimate(
+        config,
+        Dimensions.read(loaded.located.config, len(model.layers), parameters),
+        parameters=parameters,
+        weights=weight_bytes(model),
+        trainable=trainable,
+        adapted=adapter.num_layers,
+        full_logits=not (forward.splits and config.train.targets_only),
+    )
+
+
 def build(
     config: Config, loaded: Loaded, adapter: lora.Adapter, device: str, forward: Forward
 ) -> MemoryGuard:
     """The guard of a run whose model has its adapter on."""
-    model, parameters = loaded.model, total_parameters(loaded.model)
-    located = loaded.located.config
-    job = estimate(
-        config,
-        Dimensions.read(located, len(model.layers), parameters),
-        parameters=parameters,
-        trainable=lora.count(model),
-        adapted=adapter.num_layers,
-        quantization=loaded.quantization,
-        full_logits=not (forward.splits and config.train.targets_only),
-    )
+    needed = job(config, loaded, adapter, forward)
     watch = MemoryWatch(
-        job,
+        needed,
         device=device,
         limit_gb=config.memory_profile.memory_limit_gb,
         read=Reader(device),
         reset_peak=mx.reset_peak_memory,
     )
-    packed = "quantization" in located
+    packed = "quantization" in loaded.located.config
 
     def advise(columns: int, targets: int) -> list[str]:
-        return advice(job, columns, targets, device=device, packed=packed)
+        return advice(needed, columns, targets, device=device, packed=packed)
 
     return MemoryGuard(watch, None, advise)

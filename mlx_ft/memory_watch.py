@@ -115,6 +115,7 @@ class MemoryWatch:
         self._factor = 0.0  # largest measured need, as a share of its estimate
         self._largest = 0.0  # largest estimate that was measured
         self._most_parts = 1
+        self._tight = False  # a row alone did not fit, and this was said
         self._warned = 0
         self._low_before = False
         self._host_before = first.available, first.swap_used
@@ -133,20 +134,24 @@ class MemoryWatch:
         parts = min(at_least, rows)
         while (need := self._largest_part(mask, parts)) > room and parts < rows:
             parts = min(rows, 2 * parts)
-        why = ""
-        if need > room or parts > max(at_least, self._most_parts):
+        why, tight = "", need > room
+        refused = need > UNSEEN * free
+        if refused or (tight and not self._tight) or parts > max(at_least, self._most_parts):
             bound = self.budget.bound if room < free else "what is free now"
             why = (
                 f"a batch of {rows} x {mask.shape[1]} tokens is taken in {parts} parts: one needs "
                 f"about {_gb(need)}, and {bound} leaves {_gb(room)}"
             )
+            if tight and not refused:
+                why += ", whatever it is split into: training goes on above the limit"
         self._most_parts = max(self._most_parts, parts)
+        self._tight = self._tight or tight
         return Split(
             parts,
             need,
             room,
             pressure=held + need > PRESSURE * self.budget.size or need > PRESSURE * free,
-            refused=need > UNSEEN * free,
+            refused=refused,
             why=why,
         )
 

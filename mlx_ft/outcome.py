@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from mlx_ft.config.schema import Config, DataConfig, ModelConfig
+from mlx_ft.config.schema import Config, DataConfig, ModelConfig, PathsConfig
 from mlx_ft.evaluation import Answer
 from mlx_ft.runfolder import RunFolder, checkpoint_folders, step_of
 
@@ -43,7 +44,7 @@ def show_result(
         _next_command("use it", _generate(run_dir, samples[0][1].question if samples else "")),
     ]
     if config.tracking.backend != "none":
-        lines.append(_next_command("look at it", "mlx-ft ui"))
+        lines.append(_next_command("look at it", _look(config)))
     lines.append(_next_command("change it", _change(run_dir, config)))
     console.print()
     console.print(table)
@@ -67,7 +68,7 @@ def left_behind(
     if not steps:
         return f"Nothing was trained: no step was done. Run folder: {place}"
     lines = [f"{steps} of {total_steps} steps were done"]
-    if summary["adapter_path"] is None:
+    if summary["adapter_path"] is None or not folder.adapter.is_dir():
         lines[0] += f"; no adapter could be saved. Run folder: {place}"
     else:
         step = (best and summary["best_step"]) or steps
@@ -112,6 +113,16 @@ def shown(path: Path) -> str:
 def _generate(run_dir: str, question: str = "") -> str:
     first_line = next(iter(question.splitlines()), QUESTION)
     return f"mlx-ft generate --run {shlex.quote(run_dir)} {shlex.quote(first_line)}"
+
+
+def _look(config: Config) -> str:
+    """`mlx-ft ui`, where this run's own MLflow is."""
+    given = [("tracking.uri", config.tracking.uri)]
+    if config.tracking.uri is None and "MLX_FT_MLRUNS" not in os.environ:
+        given = [("paths.tracking_dir", config.paths.tracking_dir)]
+    usual = (None, PathsConfig().tracking_dir)
+    words = [f"{key}={value}" for key, value in given if value not in usual]
+    return shlex.join(["mlx-ft", "ui", *words])
 
 
 def _change(run_dir: str, config: Config) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from mlx_ft import checkpoint, data_report, lora
 from mlx_ft.accept import Accepted
-from mlx_ft.config.schema import Config, DataConfig
+from mlx_ft.config.schema import Config
+from mlx_ft.data.prepare import Dataset
 from mlx_ft.evaluation import Answer, Validation
+from mlx_ft.judgement import sample_rows
 from mlx_ft.memory import Usage
 from mlx_ft.runfolder import JOURNAL, METRICS, ORIGIN, RunFolder
 from mlx_ft.state import Progress, TrainState
@@ -24,8 +24,6 @@ from mlx_ft.tracking.webhook import notify
 from mlx_ft.trainer import Plan, StepResult
 
 logger = logging.getLogger(__name__)
-
-BASE = "base.json"  # how the base model was judged
 
 
 class Record:
@@ -44,6 +42,7 @@ class Record:
         self.tracker = build_tracker(config, parent_run_id, folder.path / JOURNAL)
         self.rows: list[dict[str, Any]] = []
         self.name = config.tracking.run_name or folder.path.name
+        self._undrawn: Dataset | None = None
         self._found = folder.read_metrics()  # of an earlier process of this run
         self._untouched = bool(self._found)  # until this one takes over from there
 
@@ -73,14 +72,14 @@ class Record:
         }
         self.tracker.start(self.name, self._fresh_config(), tags)
         self.tracker.log_dataset(
-            _data_name(config.data),
+            data_report.name_of(config.data),
             accepted.dataset.digest,
             ", ".join(file["path"] for file in accepted.dataset.report["files"])[:500],
             stats,
             "training",
         )
         self.tracker.log_file(self.folder.path / "config.yaml")
-        self._data_report(accepted)
+        self._data_report(accepted.dataset)
         trainable = lora.count(accepted.loaded.model)
         logger.info(
             "%s on %s: %s trainable parameters in %d layers; %d training rows, %d steps "
@@ -128,53 +127,19 @@ class Record:
             logger.warning("resumed with changes, %s", tags["mlx_ft.resumed_with"])
         self.tracker.log_tags(tags)
 
-    def save_base(
-        self, validation: Validation | None, answers: Sequence[Answer], subject: Mapping[str, Any]
-    ) -> None:
-        """Keep the judgement of the base model for a run that goes on. subject: what on."""
-        content = {
-            "subject": subject,
-            "validation": None if validation is None else asdict(validation),
-            "answers": [asdict(answer) for answer in answers],
-            "rows": len(self.rows),
-        }
-        text = json.dumps(content)
-        checked = {"sha256": _sha256(text), "content": text}
-        self.folder.write_text(BASE, json.dumps(checked) + "\n")
-
-    def load_base(
-        self, subject: Mapping[str, Any]
-    ) -> tuple[Validation | None, list[Answer], int] | None:
-        """What `save_base` kept, with the number of metric rows then.
-
-        None: it is not there, damaged, or about other rows than `subject`.
-        """
-        try:
-            checked = json.loads((self.folder.path / BASE).read_text("utf-8"))
-            if checked["sha256"] != _sha256(checked["content"]):
-                raise ValueError
-            content = json.loads(checked["content"])
-            if content["subject"] != dict(subject):
-                logger.warning("other evaluation settings: the base model is judged again")
-                return None
-            validation = content["validation"]
-            answers = [Answer(**answer) for answer in content["answers"]]
-            return (
-                None if validation is None else Validation(**validation),
-                answers,
-                content["rows"],
-            )
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            logger.warning("%s is damaged: the base model is judged again", self.folder.path / BASE)
-            return None
-
-    def _data_report(self, accepted: Accepted) -> None:
-        """The report on the data, and the rows that were left out."""
+    def _data_report(self, dataset: Dataset) -> None:
+        """The report on the data, and the rows that were left out; its figure can wait."""
         folder = self.folder.path / "data"
-        data_report.write(folder, accepted.dataset, None)
+        data_report.write_texts(folder, dataset, None)
         self.tracker.log_file(folder)
+        self._undrawn = dataset
+
+    def _draw_data(self) -> None:
+        """The report's figure: once there are figures of the run, which nobody is to wait for."""
+        if self._undrawn is not None:
+            drawn, self._undrawn = self._undrawn, None
+            path = data_report.draw(self.folder.path / "data", drawn)
+            self.tracker.log_file(path, "data")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Note figures of one step in both places."""
@@ -182,6 +147,7 @@ class Record:
         self.rows.append(row)
         self.folder.append_metrics(row)
         self.tracker.log_metrics(values, step)
+        self._draw_data()
 
     def step(self, result: StepResult, usage: Usage, progress: Progress) -> None:
         """One optimizer step; a skipped one counts, too."""
@@ -223,6 +189,7 @@ class Record:
 
     def adapter(self, state: TrainState, accepted: Accepted) -> None:
         """Write the adapter as it is now, with what it was made from."""
+        self.folder.check()
         about = {**self._about(state, accepted), "run_id": self.tracker.run_id}
         lora.save(
             state.adapter(), accepted.adapter, self.folder.adapter, about, _template(accepted)
@@ -282,6 +249,7 @@ class Record:
             self.metrics(summary["steps"], _final(summary))
         else:
             self.folder.write_summary(summary)  # whatever else cannot be written
+        self._draw_data()
         if not self._untouched:
             self._figures()
         if self.folder.adapter.exists():
@@ -325,33 +293,3 @@ def _final(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def _template(accepted: Accepted) -> dict[str, str]:
     return {"chat_template.jinja": accepted.dataset.template.text}
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _data_name(config: DataConfig) -> str:
-    """`geography_sql` of `builtin:geography_sql`, `rows` of `my/rows.jsonl`."""
-    if not isinstance(config.path, str):
-        return "mixture"
-    return Path(config.path.rpartition(":")[2]).name.split(".")[0]
-
-
-def sample_rows(before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[str, Any]]:
-    """One row per question: the answers of the base model and of the tuned one."""
-    rows = []
-    for old, new in zip_longest(before, after):
-        known = new or old
-        rows.append(
-            {
-                "question": known.question,
-                "expected": known.reference,
-                "before": old.prediction if old else None,
-                "correct_before": old.correct if old else None,
-                "after": new.prediction if new else None,
-                "correct_after": new.correct if new else None,
-                "kind": known.kind,
-            }
-        )
-    return rows

@@ -200,15 +200,31 @@ def check_length(saved: Checkpoint, plan: Plan, config: OptimizerConfig) -> None
     before = int(saved.state["plan_steps"])
     if plan.steps == before:
         return
-    rates = [optim.learning_rate(config, saved.step, n) for n in (before, plan.steps)]
+    rate = optim.learning_rate(config, saved.step, plan.steps)
+    planned = optim.learning_rate(_optimizer_of(saved) or config, saved.step, before)
+    instead = f" instead of {planned:.3g}" if f"{planned:.3g}" != f"{rate:.3g}" else ""
     logger.warning(
         "%d steps instead of %d: the %s schedule now ends at step %d. Step %d is taken with a "
-        "learning rate of %.3g instead of %.3g",
+        "learning rate of %.3g%s",
         plan.steps,
         before,
         config.schedule,
         plan.steps,
         saved.step + 1,
-        rates[1],
-        rates[0],
+        rate,
+        instead,
     )
+
+
+def _optimizer_of(saved: Checkpoint) -> OptimizerConfig | None:
+    """The optimizer that the run had when this was saved; None when it cannot be told."""
+    settings = saved.state["fingerprint"].get("settings", {})
+    given = {
+        name.removeprefix("optimizer."): value
+        for name, value in settings.items()
+        if name.startswith("optimizer.")
+    }
+    try:
+        return OptimizerConfig(**given) if given else None
+    except TypeError:  # of another version
+        return None

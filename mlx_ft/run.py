@@ -112,8 +112,9 @@ def _ended(session: Session, error: BaseException) -> BaseException:
     except Exception as second:  # the first error is the one to tell
         told = as_storage_error(second, session.folder.path)
         unexpected = not isinstance(told, MlxFtError)
-        logger.error("the end of the run is not written whole: %s", told, exc_info=unexpected)
-        with suppress(OSError):  # it is small: there may be room for it
+        why = told if str(told) != reason else "for the reason below"
+        logger.error("the end of the run is not written whole: %s", why, exc_info=unexpected)
+        with suppress(OSError, StorageError):  # it is small: there may be room for it
             session.folder.write_summary(session.summary(status, reason))
         session.record.tracker.end(status, reason)
         session.record.notify(session.summary(status, reason))

@@ -21,7 +21,7 @@ from typing import IO, Any
 import yaml
 
 from mlx_ft import durable
-from mlx_ft.errors import OutputError
+from mlx_ft.errors import OutputError, StorageError
 
 LOCK = ".lock"
 LOCK_SECONDS = 3.0
@@ -93,6 +93,24 @@ class RunFolder:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    def check(self) -> None:
+        """Raise StorageError when the folder is no longer the one that was locked.
+
+        What is written to its path then would be a second, crippled run in its place.
+        """
+        if self._lock is None:
+            return
+        mine = os.fstat(self._lock.fileno())
+        with suppress(OSError):
+            there = (self.path / LOCK).stat()
+            if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
+                return
+        raise StorageError(
+            f"{self.path} was removed or renamed while the run went on, and the run stopped. What "
+            "it had written is where the folder is now, if it is anywhere: put it back and go on "
+            "with the run, or begin again"
+        )
+
     def write_text(self, name: str, text: str) -> Path:
         """Write a whole file; a reader sees the old or the new one, never a part."""
         # A lone surrogate, which JSON allows, becomes its JSON escape.
@@ -100,6 +118,7 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes) -> Path:
         """As write_text, for bytes."""
+        self.check()
         durable.write(self.path / name, content)
         return self.path / name
 
@@ -122,7 +141,9 @@ class RunFolder:
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """One line of `metrics.jsonl`, whole and flushed."""
         finite = {key: _json_number(value) for key, value in row.items()}
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        self.check()
+        place = self.path / METRICS
+        with durable.naming(place), place.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -139,6 +160,7 @@ class RunFolder:
 
     def sync_metrics(self) -> None:
         """Wait until the lines of `metrics.jsonl` are on the disk."""
+        self.check()
         with (self.path / METRICS).open("a") as file:
             durable.sync(file.fileno())
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +58,14 @@ class Blas:
     fast: bool
 
 
+# Of glibc's <malloc.h>: memory that is freed stays with the process, up to 2 GiB, and large arrays
+# come from there too, in MLX's own thread as well. The kernel gives each page of 4 KiB anew.
+MALLOPT = {
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_MMAP_THRESHOLD": (-3, GIB),
+    "M_ARENA_MAX": (-8, 1),
+}
+
 _prepared: Blas | None = None
 
 
@@ -77,10 +86,29 @@ def prepare(threads: int | None = None, cache_dir: Path | None = None) -> Blas:
             "mlx.core was imported before mlx_ft could bring in a fast BLAS; "
             "import mlx_ft and call mlx_ft.runtime.prepare() first"
         )
+    _reuse_memory()
     if threads is not None:
         os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
     _prepared = _load_blas(cache_dir or default_cache_dir())
     return _prepared
+
+
+def _reuse_memory() -> None:
+    """Let glibc's malloc keep what is freed; other libraries are left as they are."""
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for parameter, value in MALLOPT.values():
+            mallopt(parameter, value)
+
+
+def scalar_exponentials() -> bool:
+    """Whether the default device takes `exp` number by number, and sums and products do not.
+
+    MLX's CPU build for Linux does; on a Mac it has Accelerate.
+    """
+    import mlx.core as mx
+
+    return sys.platform == "linux" and mx.default_device() == mx.Device(mx.cpu)
 
 
 def default_cache_dir() -> Path:

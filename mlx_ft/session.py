@@ -66,7 +66,7 @@ class Session:
         self.console = console
         self.stop = stop
         profile = self.config.memory_profile
-        filling = pad_id(accepted.loaded.tokenizer, accepted.vocabulary)
+        filling = pad_id(accepted.dataset.known, accepted.vocabulary)
         self.batches = batching.Batches(
             accepted.dataset.train,
             profile.micro_batch_size,
@@ -266,6 +266,14 @@ class Session:
             self.kept = Validation(progress.best_loss, 0)
         elif progress.validated_step == progress.step and progress.last_loss is not None:
             self.kept = Validation(progress.last_loss, 0)
+        before, after = self.judge.before, progress.last_loss
+        if before is not None and after is not None and after > before.loss:
+            logger.warning(
+                "the validation loss ended at %.4f, above the %.4f of the base model: this "
+                "training did harm. Lower optimizer.learning_rate, and look at the rows",
+                after,
+                before.loss,
+            )
         self.record.adapter(self.state, self.accepted)
 
     def end(self, status: str, reason: str | None = None) -> RunResult:

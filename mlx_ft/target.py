@@ -85,6 +85,12 @@ def newest(output_dir: Path) -> Target:
 def command_line(found: Target) -> list[str]:
     """The arguments of `train.py` that go on with a run, with its own configuration."""
     place = (found.checkpoint or found.folder).absolute()
+    if not (found.folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"{found.folder} has no config.yaml, with which it could go on. Put the run's own "
+            "there, or go on with the whole command line it had, train.resume=auto and "
+            "hydra.run.dir=FOLDER"
+        )
     folder = str(found.folder.absolute())
     return ["--config-dir", folder, "--config-name", "config", f"train.resume={quoted(str(place))}"]
 

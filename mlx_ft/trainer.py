@@ -35,7 +35,7 @@ from mlx_ft.state import TrainState
 logger = logging.getLogger(__name__)
 
 RECENT_LOSSES = 20  # whose median says what a usual loss is
-ENOUGH_LOSSES = 10
+ENOUGH_LOSSES = 5
 PART_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps the seeds of parts far apart
 
 Sums = tuple[Any, mx.array, mx.array]  # of gradients, of losses, number of targets

@@ -160,7 +160,7 @@ def starts(place: Place, count: int, chance: random.Random) -> Iterator[tuple[st
                     time.sleep(0.001)
                 time.sleep(chance.uniform(0, 0.1))
             else:
-                time.sleep(chance.uniform(INTERPRETER, 2.0))
+                time.sleep(chance.uniform(INTERPRETER, 1.0))
             process.send_signal(number)
             code = process.wait(60)
         ended = {"code": code if code >= 0 else None, "signal": max(0, -code), "rows": [0, 0]}

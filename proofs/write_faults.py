@@ -93,7 +93,8 @@ def told_wrongly(ended: dict[str, Any], output: str) -> list[str]:
     if ended["code"] == 2:
         needed = ["cannot write to"]
     else:
-        needed = ["could not be written", "go on", "Run folder: |saved in |the run folder"]
+        needed = ["could not be written|was removed or renamed", "go on",
+                  "Run folder: |saved in |the run folder"]  # fmt: skip
     wrong += [f"does not say {text!r}" for text in needed if not re.search(text, output)]
     if len(re.findall("could not be written", output)) > 2:
         wrong.append("says it more than twice")

@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -191,12 +190,15 @@ def _raise(error):
     ("arguments", "quiet"),
     [(["train"], True), (["resume"], True), (["quick", "m"], True), (["doctor"], False)],
 )
-def test_ctrl_c_ends_a_training_quietly_from_its_first_line_on(arguments, quiet, monkeypatch):
+def test_ctrl_c_is_quiet_from_the_first_line_of_a_training_on(
+    arguments, quiet, tmp_path, monkeypatch
+):
     """As `train.py` does; but a program that calls `main` keeps its own handlers."""
     found = []
     job = "mlx_ft.cli._doctor" if arguments == ["doctor"] else "mlx_ft.main.main"
     monkeypatch.setattr(job, lambda _: found.append(signal.getsignal(signal.SIGINT)) or 0)
-    monkeypatch.setattr("mlx_ft.target.newest", lambda _: Target(Path("run")))
+    (tmp_path / "config.yaml").touch()
+    monkeypatch.setattr("mlx_ft.target.newest", lambda _: Target(tmp_path))
     monkeypatch.setattr(sys, "argv", ["mlx-ft", *arguments])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -263,3 +265,14 @@ def test_models_list_and_show(tmp_path, monkeypatch, capsys):
     assert "mistralai/Mistral-7B-Instruct-v0.3" in out
     assert cli.main(["models", "show", "smollm2_135m"]) == 0
     assert "apache-2.0" in capsys.readouterr().out
+
+
+def test_settings_may_stand_on_both_sides_of_an_option(capsys):
+    words = ["estimate", "lora.rank=2", "--rows", "7", "lora.num_layers=1", "--tokens=9", "--json"]
+    assert cli.main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["work"]["rows"] == 7
+    assert found["trainable"] == 2 * (4 * 576 + 2 * 576 + 2 * 192 + 3 * (576 + 1536))
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--nothing=1"])
+    assert "unrecognized arguments: --nothing=1" in capsys.readouterr().err

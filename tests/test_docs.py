@@ -63,7 +63,7 @@ def test_commands_are_real(page, monkeypatch):
         elif program == "mlx-ft" and words[0] in ("train", "quick"):
             cli.main(words)
         elif program == "mlx-ft":
-            args = cli._parser(words).parse_args(words)
+            args = cli._parse(cli._parser(words), words)
             check(CommandLine(tuple(getattr(args, "overrides", ()))))
 
 

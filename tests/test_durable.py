@@ -91,3 +91,10 @@ def test_a_folder_that_cannot_be_synced_passes_and_a_broken_disk_does_not(
             durable.sync_folder(tmp_path)
     else:
         durable.sync_folder(tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_fails_names_the_file(tmp_path, number):
+    with FaultyDisk(tmp_path, number), pytest.raises(OSError, match="No space left") as caught:
+        durable.write(tmp_path / "file", NEW)
+    assert caught.value.filename == str(tmp_path / f".file{durable.PARTIAL}")

@@ -402,3 +402,12 @@ def test_a_step_that_would_end_the_process_is_split_before():
     assert unwatched.returncode < 0, unwatched.stderr
     assert watched.returncode == 0, watched.stderr
     assert int(watched.stdout) > 1
+
+
+def test_a_limit_below_the_model_is_told_once():
+    machine = Machine()
+    watched = watch(machine, limit_gb=0.5)
+    first, second = watched.split(mask()), watched.split(mask())
+    assert "training goes on above the limit" in first.why
+    assert (first.parts, first.refused) == (8, False)
+    assert (second.parts, second.why) == (8, "")

@@ -133,6 +133,7 @@ def test_missing_figures_are_explained(config, capsys):
 def test_what_a_run_that_did_not_finish_left_behind(changed, best, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = RunFolder(tmp_path / "r 1")
+    folder.adapter.mkdir(parents=True)
     assert left_behind({**SUMMARY, **changed}, folder, 200, best=best) == expected
 
 
@@ -146,3 +147,23 @@ def test_a_run_that_left_a_checkpoint_can_go_on(step, more, tmp_path, monkeypatc
         (folder.checkpoints / f"step-{number:06d}").mkdir(parents=True)
     last = left_behind(SUMMARY, folder, 200, best=True).splitlines()[-1]
     assert last == f"go on       mlx-ft resume 'r 1'{more}"
+
+
+def test_an_adapter_that_is_not_there_is_not_offered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = left_behind(SUMMARY, RunFolder(tmp_path / "gone"), 200, best=True)
+    assert told == "130 of 200 steps were done; no adapter could be saved. Run folder: gone"
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder", "expected"),
+    [
+        (None, "mlruns", "mlx-ft ui\n"),
+        (None, "my runs", "mlx-ft ui 'paths.tracking_dir=my runs'\n"),
+        ("http://here:5000", "mlruns", "mlx-ft ui tracking.uri=http://here:5000\n"),
+    ],
+)
+def test_the_ui_is_offered_where_the_run_is(uri, folder, expected, config, capsys, monkeypatch):
+    monkeypatch.delenv("MLX_FT_MLRUNS", raising=False)
+    config.tracking.uri, config.paths.tracking_dir = uri, folder
+    assert f"look at it  {expected}" in shown_text(capsys, config)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mlx_ft import judgement
 from mlx_ft.main import main
-from mlx_ft.record import Record
 from mlx_ft.runfolder import RunFolder
 from proofs.kills import SCENARIOS, Place, arguments, faults, remains, torture
 from tests.jobs import job, summary
@@ -217,13 +217,12 @@ def test_a_damaged_judgement_of_the_base_is_made_again(place, capsys):
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"sha256": "", "content": 5}', "[]", "\\ud800"])
 def test_a_hostile_judgement_of_the_base_is_none(tmp_path, text, caplog):
-    record = Record.__new__(Record)
-    record.folder = RunFolder(tmp_path)
+    folder = RunFolder(tmp_path)
     (tmp_path / "base.json").write_text(text)
-    assert record.load_base({}) is None
+    assert judgement.load(folder, {}) is None
     content = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "content": text}
     (tmp_path / "base.json").write_text(json.dumps(content))  # deep within
-    assert record.load_base({}) is None
+    assert judgement.load(folder, {}) is None
     assert caplog.text.count("base.json is damaged: the base model is judged again") == 2
 
 

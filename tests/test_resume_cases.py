@@ -72,7 +72,7 @@ def test_a_beginning_that_fails_keeps_what_is_recorded(place, monkeypatch, capsy
     assert main(resumable()) == 0
     reference, before = remains(place / "run"), contents(place / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(data_report, "write", broken)
+        patch.setattr(data_report, "write_texts", broken)
         assert main(resumable(AUTO, "train.max_steps=8")) == 1
     err = capsys.readouterr().err
     assert "6 of 8 steps were done" in err
@@ -208,3 +208,26 @@ def test_a_run_whose_summary_tells_only_that_it_finished_is_finished(place, caps
     (place / "run" / "summary.json").write_text('{"status": "FINISHED"}')
     assert main(resumable("train.max_steps=2", AUTO)) == 0
     assert "run is finished: 2 steps. Nothing was done." in capsys.readouterr().out
+
+
+def test_a_run_without_its_configuration_is_told_so(place, capsys):
+    assert main(resumable("train.max_steps=2")) == 0
+    (place / "run" / "config.yaml").unlink()
+    assert cli(["resume", "run"]) == 2
+    err = capsys.readouterr().err
+    assert "run has no config.yaml" in err
+    assert "--config-name" not in err
+
+
+def test_the_rate_that_was_planned_is_the_one_of_the_run_as_it_was(place, capsys):
+    """Another learning rate and another length at once."""
+    constant = ("optimizer.schedule=constant", "optimizer.warmup_ratio=0")
+    assert main(resumable("optimizer.learning_rate=4e-4", *constant)) == 0
+    capsys.readouterr()
+    other = ("optimizer.learning_rate=2e-4", "train.resume_allow=[optimizer.learning_rate]")
+    assert main(resumable(AUTO, "train.max_steps=8", *constant, *other)) == 0
+    assert "Step 7 is taken with a learning rate of 0.0002 instead of 0.0004" in (
+        capsys.readouterr().err
+    )
+    assert main(resumable(AUTO, "train.max_steps=9", *constant, other[0])) == 0
+    assert "Step 9 is taken with a learning rate of 0.0002\n" in capsys.readouterr().err

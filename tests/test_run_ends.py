@@ -154,7 +154,7 @@ def test_a_disk_that_fills_up_leaves_no_half_adapter(place, monkeypatch, capsys)
     monkeypatch.setattr(durable, "write_files", full)
     assert main(job()) == 1
     err = capsys.readouterr().err
-    assert err.count("No space left on device") == 2  # the checkpoint; the adapter at the end
+    assert err.count("No space left on device") == 1  # for the checkpoint and for the adapter
     assert "Traceback" not in err
     assert "6 of 6 steps were done; no adapter could be saved. Run folder: run" in err
     found = summary(place / "run")  # small enough for what is left of the disk
@@ -208,3 +208,28 @@ def test_each_run_of_a_process_has_its_own_peak(place):
     assert main(job("lora.rank=1", "hydra.run.dir=small")) == 0
     large, small = (summary(place / name)["peak_memory_gb"] for name in ("large", "small"))
     assert small < large
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed"])
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_run_folder_that_goes_away_ends_the_run(place, monkeypatch, capsys, how, every):
+    import shutil
+
+    from mlx_ft.session import Session
+
+    genuine = Session._note
+
+    def away(self, result, display):
+        if result.step == 3:
+            shutil.move(place / "run", place / "elsewhere")
+            if how == "removed":
+                shutil.rmtree(place / "elsewhere")
+        genuine(self, result, display)
+
+    monkeypatch.setattr(Session, "_note", away)
+    assert main(job(f"checkpoint.every={every}")) == 1
+    err = capsys.readouterr().err
+    assert "was removed or renamed while the run went on" in err
+    assert "mlx-ft generate" not in err
+    assert "Traceback" not in err
+    assert not (place / "run").exists()  # no crippled one in its place

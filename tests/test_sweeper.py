@@ -90,7 +90,7 @@ def world(monkeypatch, tmp_path):
         module.__dict__.update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(models, "locate", locate)
-    monkeypatch.setattr(accept, "load_tokenizer", lambda _: None)
+    monkeypatch.setattr(accept, "deferred_tokenizer", lambda _: None)
     monkeypatch.setattr(accept, "prepare", lambda *_, **__: types.SimpleNamespace(test=[]))
     monkeypatch.chdir(tmp_path)
     return seen

@@ -28,7 +28,7 @@ from mlx_ft.config import conf_dir, secrets
 from mlx_ft.config.check import build, convert_all, cross_faults, get
 from mlx_ft.config.given import idle_faults, path_fault
 from mlx_ft.config.groups import Groups
-from mlx_ft.config.guard import composed_faults, file_faults
+from mlx_ft.config.guard import composed_faults, file_faults, reach_hydra
 from mlx_ft.config.keys import keys, sections
 from mlx_ft.config.overrides import check_overrides
 from mlx_ft.config.schema import Config
@@ -88,10 +88,7 @@ class CommandLine:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A checked configuration. public: as it may be saved; choices: the file of each group.
-
-    run_dir: `hydra.run.dir` where the user set it.
-    """
+    """public: as it may be saved. choices: each group's file. run_dir: the user's."""
 
     config: Config
     public: dict[str, Any]
@@ -105,7 +102,7 @@ def accept(command: CommandLine) -> Accepted:
     cfg = compose(open_hydra(command), command)
     run_dir = Path(cfg.hydra.run.dir) if _raw(cfg.hydra.run) != HYDRA_RUN_DIR else None
     config = resolve(cfg, command.overrides)
-    return Accepted(config, public_dict(cfg), group_choices(cfg), run_dir)
+    return Accepted(config, public_dict(cfg, config), group_choices(cfg), run_dir)
 
 
 def _raw(folder: DictConfig) -> Any:
@@ -130,8 +127,7 @@ def check(command: CommandLine) -> None:
 
 def refusal(where: str, faults: Sequence[str]) -> ConfigError:
     """The error that lists these faults."""
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return ConfigError(f"{count} in {where}:", faults)
+    return ConfigError(f"{len(faults)} fault{'s' * (len(faults) > 1)} in {where}:", faults)
 
 
 def open_hydra(command: CommandLine) -> Any:
@@ -157,7 +153,9 @@ def compose(hydra: Any, command: CommandLine) -> DictConfig:
         cfg.hydra.sweep.dir = SWEEP_DIR
     HydraConfig.instance().set_config(cfg)
     folder = "hydra.sweep.dir" if command.multirun else "hydra.run.dir"
-    if faults := composed_faults(cfg, _own(mode), command.for_hydra(), folder):
+    apart = command.config_dirs or command.config_name != "main"
+    own = _own(mode) if apart or reach_hydra(command.overrides) else cfg
+    if faults := composed_faults(cfg, own, command.for_hydra(), folder):
         raise refusal("the configuration", faults)
     return cfg
 
@@ -249,12 +247,12 @@ def _value(
         yield name or leaf, value
 
 
-def public_dict(cfg: DictConfig) -> dict[str, Any]:
+def public_dict(cfg: DictConfig, resolved: Config | None = None) -> dict[str, Any]:
     """Everything resolved, except `${oc.env:...}`, which stays as text: no secret is written.
 
-    Complete and flat of Hydra: as `config.yaml` it runs again as it is.
+    Complete and flat of Hydra: as `config.yaml` it runs again. resolved: `resolve(cfg)`.
     """
-    public: dict[str, Any] = _escaped(asdict(resolve(cfg)))
+    public: dict[str, Any] = _escaped(asdict(resolved or resolve(cfg)))
     for name, text in _environment_texts(cfg).items():
         section, _, leaf = name.rpartition(".")
         (public[section] if section else public)[leaf] = text

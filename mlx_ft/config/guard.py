@@ -85,6 +85,12 @@ def _searchpath_fault(content: Any) -> str | None:
     return None
 
 
+def reach_hydra(arguments: Sequence[str]) -> bool:
+    """Whether an argument may set Hydra's own settings, beyond the folders that anybody may."""
+    keys = {text.partition("=")[0] for text in arguments} - {"hydra.run.dir", "hydra.sweep.dir"}
+    return any("hydra" in key for key in keys)
+
+
 def composed_faults(
     cfg: DictConfig, own: DictConfig, arguments: Sequence[str], folder: str
 ) -> list[str]:

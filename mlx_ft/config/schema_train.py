@@ -27,8 +27,8 @@ class TrainConfig:
     )
     spike_factor: float | None = option(
         None,
-        "Skip a step whose loss is more than this many times the median of the last 20; `null`: "
-        "only what is not finite is skipped.",
+        "Skip a step whose loss is more than this many times the median of the last 20, once there "
+        "are five; `null`: only what is not finite is skipped.",
         above=1,
     )
     on_spike: str = option(

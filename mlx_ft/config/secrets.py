@@ -13,6 +13,8 @@ _PASSWORD = re.compile(
     r"://[^/\s:@]*:(?!\d+/)[^\s@]+@|[?&]\w*(password|token|secret)\w*=[^&\s]", re.I
 )
 _TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w-]{16,}")  # as chat services put into addresses
+# Whose addresses are secret as a whole.
+_CHATS = ("hooks.slack.com/services/", "discord.com/api/webhooks/", "webhook.office.com/")
 
 
 def lookup(name: str, *default: Any) -> str:
@@ -65,7 +67,8 @@ def password_fault(uri: str | None, saved: str | None) -> str | None:
         return None
     return (
         "holds a password, which would be saved with the run. Put the whole address into an "
-        "environment variable and write tracking.uri=\\${oc.env:MLFLOW_TRACKING_URI}"
+        "environment variable and write 'tracking.uri=${oc.env:MLFLOW_TRACKING_URI}', quoted, or "
+        "the shell takes it apart"
     )
 
 
@@ -84,10 +87,12 @@ def webhook_fault(address: str | None, saved: str | None) -> str | None:
     if not good or re.search(r"\s", address):
         return "expected an address that begins with http:// or https://"
     shown = _own(address, saved)
-    if not (_PASSWORD.search(shown) or any(map(_TOKEN.fullmatch, re.split(r"[^\w-]", shown)))):
+    chat = any(host in shown for host in _CHATS)
+    words = re.split(r"[^\w-]", shown)
+    if not (chat or _PASSWORD.search(shown) or any(map(_TOKEN.fullmatch, words))):
         return None
     return (
         "holds what looks like a password or token, which would be saved with the run. Put the "
         "whole address into an environment variable and write "
-        "tracking.webhook=\\${oc.env:MLX_FT_WEBHOOK,null}"
+        "'tracking.webhook=${oc.env:MLX_FT_WEBHOOK,null}', quoted, or the shell takes it apart"
     )

@@ -20,18 +20,22 @@ import numpy as np
 
 from mlx_ft import store
 from mlx_ft.config.schema import DataConfig
-from mlx_ft.data import build, hub, sources, template
+from mlx_ft.data import build, hub, sources
 from mlx_ft.data.chat import Tokenizer
 from mlx_ft.data.encoded import SPLITS, Conversations, Encoded, Examples, Parse
+from mlx_ft.data.known import Known, code, know
 from mlx_ft.data.tally import cut_short, refused
+from mlx_ft.data.template import TemplateChoice
+from mlx_ft.deferred import Deferred
 from mlx_ft.errors import DataError
 
 logger = logging.getLogger("mlx_ft.data")
 
-VERSION = 3  # of what is written; another one makes other cache entries
+VERSION = 4  # of what is written; another one makes other cache entries
 UNUSED_DAYS = 30
 TEMPORARY = "mlx-ft-data-"  # begins the names of folders that are not kept
 REPORT, QUARANTINE = "report.json", "quarantine.jsonl"
+ANSWERS = "answers.json"  # what the tokenizer says of the rows that are judged
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,18 @@ class Dataset:
     test: Conversations
     weights: np.ndarray
     report: dict[str, Any]
-    template: template.TemplateChoice
+    known: Known
     encoded: Encoded
+
+    @property
+    def template(self) -> TemplateChoice:
+        """The chat template that the rows were rendered with."""
+        return self.known.template
+
+    def longest_answer(self) -> int | None:
+        """Tokens of the longest answer that the task metric judges; None: there is none."""
+        content = json.loads((self.encoded.folder / ANSWERS).read_text("utf-8"))
+        return None if content["longest"] is None else int(content["longest"])
 
     @property
     def digest(self) -> str:
@@ -84,9 +98,29 @@ class Dataset:
         return list(dict.fromkeys(places))
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Everything that decides the encoded rows."""
+
+    sources: sources.Sources
+    parse: Parse
+    config: DataConfig
+    max_seq_length: int
+    seed: int
+    known: Known
+
+    def conversations(self, encoded: Encoded) -> Conversations:
+        """The rows that the task metric judges."""
+        rows = encoded.rows
+        test = "test" if (rows["split"] == SPLITS.index("test")).any() else "valid"
+        judged = (rows["split"] == SPLITS.index(test)) & rows["judgeable"] & ~rows["set_aside"]
+        paths = [source.path for source in self.sources.all]
+        return Conversations(encoded, np.flatnonzero(judged), paths, self.parse)
+
+
 def prepare(
     config: DataConfig,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | Deferred[Tokenizer],
     max_seq_length: int,
     seed: int,
     cache_dir: Path,
@@ -96,16 +130,18 @@ def prepare(
 ) -> Dataset:
     """The dataset of a configuration; installs its chat template in the tokenizer.
 
-    accept_faults: leave it to the caller to call `refused`. found: what `sources.find` gave, if it
-    was called before. Raises DataError: for files that are not there or change while they are
-    read, for what `refused` says, and where the encoded rows cannot be written anywhere.
+    A deferred tokenizer is not read where the rows are in the cache. accept_faults: leave it to
+    the caller to call `refused`. found: what `sources.find` gave, if it was called before. Raises
+    DataError: for files that are not there or change while they are read, for what `refused` says,
+    and where the encoded rows cannot be written anywhere.
     """
+    cache_dir = cache_dir.expanduser()
     found = found or sources.find(config)
-    chosen = template.install(tokenizer, config.template)
-    for note in (*found.notes, *([chosen.note] if chosen.note else [])):
+    known = know(tokenizer, config.template, cache_dir / "tokenizers" if config.cache else None)
+    for note in (*found.notes, *([known.template.note] if known.template.note else [])):
         logger.warning(note)
-    job = build.Job(found, Parse.of(config), tokenizer, config, max_seq_length, seed)
-    folder = _folder(job, chosen.text, cache_dir.expanduser())
+    wanted = _Wanted(found, Parse.of(config), config, max_seq_length, seed, known)
+    folder = _folder(wanted, tokenizer, cache_dir)
     report = json.loads((folder / REPORT).read_text("utf-8"))
     if not accept_faults:
         if error := refused(report, config.max_errors):
@@ -113,30 +149,32 @@ def prepare(
         _warn(report, config)
     for note in report["notes"]:
         logger.warning(note)
-    return _open(folder, report, job, chosen)
+    return _open(folder, report, wanted)
 
 
-def _folder(job: build.Job, template_text: str, cache_dir: Path) -> Path:
+def _folder(wanted: _Wanted, tokenizer: Tokenizer | Deferred[Tokenizer], cache_dir: Path) -> Path:
     """The folder of the encoded rows: the cache's, or else a new one."""
     started = time.monotonic()
+    config, found = wanted.config, wanted.sources.all
     about: dict[str, Any] = {
-        "version": [VERSION, _code()],
-        "digest": sources.digest([source.path for source in job.sources.all]),
-        "files": [[source.split, source.weight] for source in job.sources.all],
-        "tokenizer": _fingerprint(job.tokenizer, template_text),
-        "data": {key: value for key, value in asdict(job.config).items() if key in ENCODING_KEYS},
-        "max_seq_length": job.max_seq_length,
-        "seed": job.seed,
+        "version": [VERSION, code()],
+        "digest": sources.digest([source.path for source in found]),
+        "files": [[source.split, source.weight] for source in found],
+        "tokenizer": wanted.known.fingerprint,
+        "data": {key: value for key, value in asdict(config).items() if key in ENCODING_KEYS},
+        "max_seq_length": wanted.max_seq_length,
+        "seed": wanted.seed,
         # Rows name their places, so the same rows elsewhere are another entry.
-        "paths": [str(source.path) for source in job.sources.all],
+        "paths": [str(source.path) for source in found],
     }
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
     target = cache_dir / "data" / key
-    if job.config.cache and _usable(target):
+    if config.cache and _usable(target):
         logger.info("data: from the cache (%s)", target)
         return target
-    write = functools.partial(_write, job, about["digest"])
-    folder = _published(target, write, about, cache_dir) if job.config.cache else None
+    read = tokenizer.get() if isinstance(tokenizer, Deferred) else tokenizer
+    write = functools.partial(_write, wanted, read, about["digest"])
+    folder = _published(target, write, about, cache_dir) if config.cache else None
     folder = folder or _temporary(write)
     logger.debug("data: encoded in %.1f s", time.monotonic() - started)
     return folder
@@ -157,10 +195,18 @@ def _usable(target: Path) -> bool:
     return True
 
 
-def _write(job: build.Job, digest: str, folder: Path) -> None:
+def _write(wanted: _Wanted, tokenizer: Tokenizer, digest: str, folder: Path) -> None:
     """Fill a folder. Raises DataError where the files are no longer those of the digest."""
+    found, config = wanted.sources, wanted.config
+    job = build.Job(found, wanted.parse, tokenizer, config, wanted.max_seq_length, wanted.seed)
     job.write(folder, digest)
-    paths = [source.path for source in job.sources.all]
+    judged = [] if config.metric == "none" else wanted.conversations(Encoded.open(folder))
+    answers = [row.messages[-1].content for row in judged if row.messages]
+    longest = max(
+        (len(tokenizer.encode(text, add_special_tokens=True)) for text in answers), default=None
+    )
+    (folder / ANSWERS).write_text(json.dumps({"longest": longest}))
+    paths = [source.path for source in found.all]
     if not any(map(hub.is_hub, paths)) and sources.digest(paths) != digest:
         raise DataError(
             "The data changed while it was read. Wait until its files are complete, and run again."
@@ -183,37 +229,11 @@ def _published(
     return target
 
 
-@functools.cache
-def _code() -> str:
-    """Tells versions of this package apart: what reads and encodes rows decides what they become.
-
-    Without it, the rows of an earlier version would be taken from the cache for this one's.
-    """
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
-
-
 # What decides how a row is encoded; the others (max_errors, metric, ...) are judged afterwards.
 ENCODING_KEYS = (
-    "format",
-    "roles",
-    "conversations_key",
-    "from_key",
-    "value_key",
-    "train_on",
-    "overlong",
-    "valid_fraction",
-    "metric",
-)
-
-
-def _fingerprint(tokenizer: Any, template_text: str) -> str:
-    """Tells tokenizers apart: vocabulary, merges, special tokens and template."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
-    ends = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.all_special_tokens
-    parts = (text, template_text, *ends)
-    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "replace")).hexdigest()
+    "format", "roles", "conversations_key", "from_key", "value_key", "train_on", "overlong",
+    "valid_fraction", "metric",
+)  # fmt: skip
 
 
 def _temporary(write: Callable[[Path], None]) -> Path:
@@ -257,25 +277,18 @@ def _warn(report: dict[str, Any], config: DataConfig) -> None:
         )  # fmt: skip
 
 
-def _open(
-    folder: Path, report: dict[str, Any], job: build.Job, chosen: template.TemplateChoice
-) -> Dataset:
+def _open(folder: Path, report: dict[str, Any], wanted: _Wanted) -> Dataset:
     encoded = Encoded.open(folder)
     if folder.name.startswith(TEMPORARY):  # nobody else knows of it
         weakref.finalize(encoded, shutil.rmtree, folder, ignore_errors=True)
-    train, valid = encoded.of("train"), encoded.of("valid")
-    weights = np.array([source.weight for source in job.sources.all])
-    rows = encoded.rows
-    test = "test" if (rows["split"] == SPLITS.index("test")).any() else "valid"
-    judged = (rows["split"] == SPLITS.index(test)) & rows["judgeable"] & ~rows["set_aside"]
-    paths = [source.path for source in job.sources.all]
-    conversations = Conversations(encoded, np.flatnonzero(judged), paths, job.parse)
+    train = encoded.of("train")
+    weights = np.array([source.weight for source in wanted.sources.all])
     return Dataset(
         train,
-        valid,
-        conversations,
+        encoded.of("valid"),
+        wanted.conversations(encoded),
         weights[train.sources] if len(train) else np.zeros(0),
         report,
-        chosen,
+        wanted.known,
         encoded,
     )

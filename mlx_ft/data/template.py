@@ -58,13 +58,21 @@ def install(tokenizer: Tokenizer, choice: str | None) -> TemplateChoice:
         name, text = choice, _file(choice)
     where = {"custom": "data.template", "model": "the model's chat template"}.get(name, name)
     stop = _check(text, tokenizer, where, notes, strict=name != "model")
-    tokenizer.chat_template = text
+    chosen = TemplateChoice(name, text, " ".join(notes) or None, stop)
+    put(tokenizer, chosen)
+    return chosen
+
+
+def put(tokenizer: Tokenizer, chosen: TemplateChoice) -> None:
+    """Give the tokenizer a template that `install` chose for it."""
+    if not chosen.text:  # it has one that is written in Python
+        return
+    tokenizer.chat_template = chosen.text
     if hasattr(tokenizer, "has_chat_template"):
         tokenizer.has_chat_template = True
     add_stop = getattr(tokenizer, "add_eos_token", None)  # mlx-lm's wrapper; elsewhere it is a flag
-    if stop is not None and callable(add_stop):
-        add_stop(stop)
-    return TemplateChoice(name, text, " ".join(notes) or None, stop)
+    if chosen.stop is not None and callable(add_stop):
+        add_stop(chosen.stop)
 
 
 def _own(tokenizer: Tokenizer, notes: list[str]) -> tuple[str, str]:

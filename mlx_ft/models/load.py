@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft.config.schema import ModelConfig
+from mlx_ft.deferred import Deferred
 from mlx_ft.errors import ConfigError, ModelError
 from mlx_ft.models import gguf, hub
 from mlx_ft.models.folder import check_folder, unused_code
@@ -48,10 +49,15 @@ class Loaded:
     """
 
     model: nn.Module
-    tokenizer: TokenizerWrapper
+    deferred: Deferred[TokenizerWrapper]
     located: Located
     quantization: dict[str, Any] | None
     notes: tuple[str, ...]
+
+    @property
+    def tokenizer(self) -> TokenizerWrapper:
+        """The model's tokenizer, which is read now if nobody did before."""
+        return self.deferred.get()
 
 
 def locate(config: ModelConfig, cache_dir: Path) -> Located:
@@ -121,18 +127,20 @@ def load(
     *,
     compute_dtype: str,
     dequantize: bool,
-    tokenizer: TokenizerWrapper | None = None,
+    tokenizer: Deferred[TokenizerWrapper] | None = None,
 ) -> Loaded:
     """Load weights and tokenizer; every tensor is checked against the architecture first.
 
     compute_dtype: "float32", "bfloat16" or "float16", for everything that is not packed.
     dequantize: turn quantized layers into plain ones; with `config.quantize` an unquantized base
-    is quantized before, so that it carries the same rounding. tokenizer: the model's, if it was
-    read before. Raises ModelError.
+    is quantized before, so that it carries the same rounding. tokenizer: the model's, if it is
+    not to be read now. Raises ModelError.
     """
     import mlx.core as mx
 
+    from mlx_ft import exponentials
     from mlx_ft.models import quantize
+    from mlx_ft.models.dequantize import to_float32
     from mlx_ft.models.read import read_model, read_tokenizer
 
     if compute_dtype not in ("float32", "bfloat16", "float16"):
@@ -148,15 +156,20 @@ def load(
         notes.append(f"quantized at load ({_words(quantization)})")
         notes += skipped
     if dequantize and quantization:
+        if dtype == mx.float32 and mx.default_device() == mx.cpu:
+            to_float32(model)
         notes += quantize.dequantize(model)
         notes.append(f"dequantized to {compute_dtype}")
         quantization = None
     notes += quantize.cast(model, dtype)
+    exponentials.install(model)
     model.eval()
     model.freeze()
     mx.eval(model.parameters())
     if tokenizer is None:
-        tokenizer = read_tokenizer(located.path, model_config.get("eos_token_id"))
+        end = model_config.get("eos_token_id")
+        tokenizer = Deferred("", lambda: read_tokenizer(located.path, end))
+        tokenizer.get()  # whatever is wrong with it is told now
     for note in notes:
         logger.info("%s: %s", located.name, note)
     return Loaded(model, tokenizer, located, quantization, tuple(notes))

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft.errors import ModelError
+from mlx_ft.models.importing import import_mlx_lm, import_models
 
 if TYPE_CHECKING:
     import mlx.core as mx
     import mlx.nn as nn
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-logger = logging.getLogger(__name__)
-
-OPEN_FILES = 2048  # what mlx-lm asks for, as a model may have many shards
-
-
-def import_mlx_lm() -> None:
-    """Import mlx-lm's loaders without their side effects; cheap when already imported.
-
-    mlx_lm.utils sets the process's hard limit of open files to 4096, which only root could undo
-    (and fails to import where the limit is lower). transformers says that it misses PyTorch.
-    """
-    if "mlx_lm.utils" in sys.modules:
-        return
-    with _unchanged_file_limit(), _without_advice():
-        import mlx_lm.utils  # noqa: F401
-
-
-@contextlib.contextmanager
-def _unchanged_file_limit() -> Iterator[None]:
-    import resource
-
-    setrlimit = resource.setrlimit
-    resource.setrlimit = lambda *_: None
-    try:
-        yield
-    finally:
-        resource.setrlimit = setrlimit
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+__all__ = ["import_mlx_lm", "read_model", "read_tokenizer", "tensor_faults"]
 
 
 def read_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -70,7 +22,7 @@ def read_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises one ModelError with every tensor that is missing, unexpected, or of another shape or
     kind than the architecture wants.
     """
-    import_mlx_lm()
+    import_models()
     from mlx_lm.utils import _get_classes, load_model
 
     def classes(config: dict[str, Any]) -> tuple[type, type]:

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_ft.exponentials import attention
 from mlx_ft.layout import Group, Layout
 
 NAME = "scaled_dot_product_attention"
@@ -118,9 +119,7 @@ def attend(
             key, value = (_after(part, index, group) for part in parts[1:])
         if window is not None and group.offset + group.length > window:
             mask = _window(group, window)
-        found = mx.fast.scaled_dot_product_attention(
-            query, key, value, scale=scale, mask=mask, sinks=sinks
-        )
+        found = attention(query, key, value, scale, mask, sinks)
         shape = queries.shape[1], 1, values.shape[-1]
         done.append(found.transpose(0, 2, 1, 3).reshape(-1, *shape))
     return mx.concatenate(done) if len(done) > 1 else done[0]

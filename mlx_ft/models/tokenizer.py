@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_ft.config.schema import ModelConfig
+from mlx_ft.deferred import Deferred
 from mlx_ft.errors import ModelError
 from mlx_ft.models import hub
-from mlx_ft.models.folder import TOKENIZERS, read_config
+from mlx_ft.models.folder import PICKLED, TOKENIZERS, read_config
 from mlx_ft.models.load import Located, locate
 from mlx_ft.models.read import read_tokenizer
 
@@ -17,11 +20,34 @@ if TYPE_CHECKING:
 
 # Everything that a repository has beside its weights and that is no code.
 SMALL_FILES = [pattern for pattern in hub.PATTERNS if not pattern.endswith(".safetensors")]
+READERS = ("transformers", "tokenizers", "mlx-lm")
+MORE_TEMPLATES = "additional_chat_templates"
+LARGE = 1 << 26  # bytes: no tokenizer's file is
 
 
 def load_tokenizer(located: Located) -> TokenizerWrapper:
     """The tokenizer of a model that is here. Raises ModelError."""
     return read_tokenizer(located.path, located.config.get("eos_token_id"))
+
+
+def deferred_tokenizer(located: Located) -> Deferred[TokenizerWrapper]:
+    """The same, read when it is first asked for: transformers takes a second to import.
+
+    Its key is made of all files beside the weights and of the versions of what reads them.
+    """
+    digest = hashlib.sha256(repr([(name, metadata.version(name)) for name in READERS]).encode())
+    places = (located.path, located.path / MORE_TEMPLATES)
+    files = [file for place in places if place.is_dir() for file in place.iterdir()]
+    for file in sorted(file for file in files if file.is_file() and not _is_weights(file)):
+        stat = file.stat()
+        digest.update(f"{file.relative_to(located.path)}\0{stat.st_size}\0".encode())
+        small = stat.st_size <= LARGE
+        digest.update(file.read_bytes() if small else str(stat.st_mtime_ns).encode())
+    return Deferred(digest.hexdigest(), lambda: load_tokenizer(located))
+
+
+def _is_weights(file: Path) -> bool:
+    return file.suffix in (".safetensors", ".gguf", *PICKLED)
 
 
 def fetch_tokenizer(config: ModelConfig, cache_dir: Path) -> TokenizerWrapper:

@@ -98,6 +98,7 @@ class MlflowTracker:
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the run in the background: MLflow is imported and written to in a thread.
 
+        That begins with the first figures, or after a few seconds: not before the first step.
         When the journal tells of a run, that one goes on: its parameters stay as they are.
         """
         self._journal = Journal(self._journal_file)
@@ -161,6 +162,7 @@ class MlflowTracker:
         """
         if self._writer is None:
             return
+        self._writer.wake()
         values, changed = self._news(metrics, int(step))
         if not values:
             return

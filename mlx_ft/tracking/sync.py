@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import platform
 from collections.abc import Callable, Collection, Iterator
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from mlx_ft import durable
 from mlx_ft.config.schema import Config
 from mlx_ft.tracking.journal import NAME, Journal, first_record
 from mlx_ft.tracking.records import End, Metrics, Start, describe
@@ -20,6 +22,8 @@ from mlx_ft.tracking.replay import find_or_create
 from mlx_ft.tracking.store import UNWRITTEN_TAG, MlflowStore, is_refusal
 from mlx_ft.tracking.uri import artifact_root, from_there, tracking_uri, without_password
 from mlx_ft.tracking.writer import Batch, batches, in_words, write_batch
+
+logger = logging.getLogger(__name__)
 
 LOCK = ".lock"  # held by a run that is alive; see runfolder.py
 
@@ -82,9 +86,22 @@ def sync_run(folder: Path, config: Config, *, down: Collection[str] = ()) -> Syn
         connect = partial(MlflowStore, uri, root, there.tracking.experiment_name)
         journal = Journal(folder / NAME)
         try:
-            return sync_journal(journal, connect, without_password(uri), down)
+            result = sync_journal(journal, connect, without_password(uri), down)
         finally:
             journal.close()
+        _name_run(folder / "summary.json", result.run_id)
+        return result
+
+
+def _name_run(path: Path, run_id: str | None) -> None:
+    """Put a run's id into its summary, if it had none when it ended."""
+    try:
+        summary = json.loads(path.read_text("utf-8"))
+        if run_id and summary["run_id"] is None:
+            summary["run_id"] = run_id
+            durable.write(path, (json.dumps(summary, indent=2) + "\n").encode())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.debug("%s is not given the run's id", path, exc_info=error)
 
 
 @contextmanager

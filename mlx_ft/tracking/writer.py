@@ -1,8 +1,9 @@
 """The thread that writes what the journal holds.
 
-The training notes things in the journal and goes on. The thread opens the run (importing mlflow
-takes seconds) and writes whatever is noted, at each request; what could not be written stays in
-the journal and is tried again at the next one. A failure is one warning, never an exception in
+The training notes things in the journal and goes on. The thread opens the run, once there is
+something to show or a few seconds have passed (importing mlflow takes seconds of a core, which the
+first step needs), and writes whatever is noted, at each request; what could not be written stays
+in the journal and is tried again at the next one. A failure is one warning, never an exception in
 the training.
 """
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("mlx_ft.tracking")
 
 REASON_LENGTH = 300
 OUTAGE = 2  # failures in a row; one may be the fault of what is written
+UNASKED = 5.0  # seconds after which the run is opened though there is nothing to show yet
 
 
 class Writer:
@@ -42,12 +44,17 @@ class Writer:
         self._requests: SimpleQueue[threading.Event | None] = SimpleQueue()
         self._last_request = threading.Event()
         self._last_request.set()
+        self._awake = threading.Event()
         self._tried_to_open = threading.Event()
         self.failure: str | None = None  # why the last attempt failed; None: all is well
         # A daemon: a store that hangs must not keep the process alive.
         self._thread = threading.Thread(target=self._serve, name="mlx-ft-tracking", daemon=True)
+        self._requests.put(threading.Event())  # open the run
         self._thread.start()
-        self._requests.put(threading.Event())  # open the run now
+
+    def wake(self) -> None:
+        """There is something to show: open the run now."""
+        self._awake.set()
 
     def write(self, seconds: float) -> bool:
         """Write what was noted; wait at most so long. False: not done yet, or not all of it.
@@ -55,6 +62,7 @@ class Writer:
         While the run is being opened, or an earlier call is still at work, this one does not
         wait: what was noted is written then, or with a later call.
         """
+        self.wake()
         if not (self._tried_to_open.is_set() and self._last_request.is_set()):
             return False
         request = self._last_request = threading.Event()
@@ -63,6 +71,7 @@ class Writer:
 
     def finish(self, seconds: float) -> bool:
         """Write all that is left and end the thread; wait at most so long. False: not all."""
+        self.wake()
         request = threading.Event()
         self._requests.put(request)
         self._requests.put(None)
@@ -71,10 +80,12 @@ class Writer:
     def run_id(self, seconds: float) -> str | None:
         """The run's id; waits at most so long for the first attempt to open it."""
         if self._journal.state.run_id is None:
+            self.wake()
             self._tried_to_open.wait(seconds)
         return self._journal.state.run_id
 
     def _serve(self) -> None:
+        self._awake.wait(UNASKED)
         while (request := self._requests.get()) is not None:
             self._write_all()
             request.set()
@@ -172,5 +183,9 @@ def _write_apart(store: MlflowStore, run_id: str, batch: Batch, journal: Journal
 
 def in_words(error: Exception) -> str:
     """One line on an error of the store, without passwords."""
-    lines = str(error).strip().splitlines() or [""]
-    return without_password(f"{type(error).__name__}: {lines[0][:REASON_LENGTH]}")
+    line = (str(error).strip().splitlines() or [""])[0]
+    # Of a failed connection urllib3 says where at length, and at last why.
+    _, caused, why = line.rpartition("(Caused by ")
+    if caused:
+        line = why.rstrip(")")
+    return without_password(f"{type(error).__name__}: {line[:REASON_LENGTH]}")

@@ -59,7 +59,7 @@ def test_a_password_in_the_tracking_uri_is_refused_unless_the_environment_has_it
         '${oc.env:NOPE_NOPE,"postgresql://me:pw@host"}',
     ):
         [fault] = faults_of(f"tracking.uri='{uri}'")
-        assert "tracking.uri=\\${oc.env:MLFLOW_TRACKING_URI}" in fault
+        assert "'tracking.uri=${oc.env:MLFLOW_TRACKING_URI}', quoted" in fault
         assert "pw" not in fault
 
 
@@ -87,3 +87,17 @@ def test_what_only_looks_like_a_lookup_is_none(monkeypatch):
 def test_a_secret_in_the_form_of_a_lookup_is_found(key, value):
     [fault] = faults_of(f"{key}='{value}'")
     assert "environment variable" in fault
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://hooks.slack.com/services/T00/B00/XXXXSECRET",
+        "https://discord.com/api/webhooks/1/abc",
+        "https://x.webhook.office.com/webhookb2/a@b",
+    ],
+)
+def test_addresses_of_chat_services_are_secret_as_a_whole(address):
+    [fault] = faults_of(f"tracking.webhook='{address}'")
+    assert "'tracking.webhook=${oc.env:MLX_FT_WEBHOOK,null}'" in fault  # as a shell takes it
+    assert address not in fault

@@ -77,7 +77,7 @@ def test_another_users_cache_entry_is_used(write, prepared, monkeypatch):
 def test_rows_encoded_by_other_code_are_made_again(write, prepared, monkeypatch):
     path = write("a.jsonl", *rows(20))
     first = prepared(path).encoded.folder
-    monkeypatch.setattr(preparing, "_code", lambda: "another version")
+    monkeypatch.setattr(preparing, "code", lambda: "another version")
     assert prepared(path).encoded.folder != first
 
 

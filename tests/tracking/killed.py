@@ -27,6 +27,7 @@ def loop(folder: Path, tracking_dir: str, steps: int, *, wait: bool) -> None:
     tracker = build_tracker(config, None, folder / "tracking.jsonl")
     tracker.start("killed", {"lora": {"rank": 8}}, {"mlx_ft.run_dir": str(folder)})
     if wait:
+        tracker._writer.wake()
         tracker._writer._tried_to_open.wait(60)
     saved = folder / "checkpoint"
     first = int(saved.read_text()) if saved.exists() else 0

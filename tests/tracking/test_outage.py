@@ -33,6 +33,7 @@ def train(folder, server, faults, config):
         if step == 0:
             timed(tracker.start, folder.name, {"lora": {"rank": 8}}, {"owner": "me"})
             if not faults.get(0):
+                tracker._writer.wake()
                 tracker._writer._tried_to_open.wait(10)
             continue
         timed(tracker.log_metrics, {"train/loss": 1 / step, "memory/rss_gb": 2.0}, step)

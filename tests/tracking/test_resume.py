@@ -43,6 +43,7 @@ def tracker(tmp_path, store):
 
 def opened(tracker):
     """Once all that was told at its start is written."""
+    tracker._writer.wake()
     tracker._writer._tried_to_open.wait(5)
     tracker.flush()
     return tracker

@@ -34,6 +34,7 @@ def begun(folder, config, *, steps=3, down=False, ended=None, tags=None):
     tracker.start(
         folder.name, {"lora": {"rank": 8}}, {"mlx_ft.run_dir": str(folder), **(tags or {})}
     )
+    tracker._writer.wake()
     tracker._writer._tried_to_open.wait(30)
     for step in range(1, steps + 1):
         tracker.log_metrics({"loss": 1 / step}, step)
@@ -126,6 +127,16 @@ def test_an_end_that_only_the_summary_tells(tmp_path, database):
     summary.write_text(json.dumps({"status": "FINISHED", "reason": None}))
     assert sync_run(folder, database.config()).status == "FINISHED"
     assert database.run(tracker.run_id)[1] == "FINISHED"
+
+
+def test_a_summary_without_a_run_is_told_its_run(tmp_path, database):
+    config = database.config()
+    begun(tmp_path / "run", config, down=True, ended=("FINISHED",))
+    file = tmp_path / "run" / "summary.json"
+    file.write_text('{"run_id": null, "steps": 3}')
+    result = sync_run(tmp_path / "run", config)
+    assert json.loads(file.read_text()) == {"run_id": result.run_id, "steps": 3}
+    assert result.run_id is not None
 
 
 def test_what_can_never_be_written_is_said_once(tmp_path, database):

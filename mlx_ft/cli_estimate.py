@@ -1,0 +1,284 @@
+"""`mlx-ft estimate`: what a run will take, before anything is downloaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_ft.runtime import GIB
+
+if TYPE_CHECKING:
+    from mlx_ft.config.schema import Config
+    from mlx_ft.memory_estimate import Knob
+    from mlx_ft.memory_plan import Job, Speed
+    from mlx_ft.memory_watch import Budget
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+TEXT = "memory, disk and hours of a run, before anything is downloaded"
+HELP = """\
+What a run with these settings will take: memory by what it is for, what saves some of it, disk
+and hours. Takes the settings of `mlx-ft train`; downloads nothing, and needs no model: recipes
+carry their architecture's numbers. docs/memory.md says how it is counted.
+"""
+EXAMPLES = """\
+examples:
+  mlx-ft estimate                                        the run that `mlx-ft train` would be
+  mlx-ft estimate experiment=mistral_7b_m4
+  mlx-ft estimate experiment=codellama_7b memory_profile=m1_max_32gb lora.rank=64
+  mlx-ft estimate model.path=org/name --config config.json memory_profile=m4_24gb
+"""
+ROWS, TOKENS, TARGETS = 1000, 300, 0.5  # assumed, where the rows cannot be read as tokens
+MAC_DEVICE = "metal"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The job's rows. tokens: of the whole training; length: of a row; longest: None if assumed.
+
+    targets: share of the tokens that carry loss. about: where all this comes from.
+    """
+
+    rows: int
+    epochs: float
+    steps: int
+    tokens: float
+    length: float
+    longest: int | None
+    targets: float
+    about: str
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `estimate`."""
+    made = commands.add_parser(
+        "estimate", help=TEXT, description=HELP, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for `mlx-ft train`")
+    made.add_argument("--config", type=Path, metavar="FILE", dest="numbers",
+                      help="the config.json of a model that is not here")  # fmt: skip
+    made.add_argument("--rows", type=_count, metavar="N",
+                      help=f"training rows to assume; default: your data's, or {ROWS:,} where they "
+                           "cannot be encoded without a download")  # fmt: skip
+    made.add_argument("--tokens", type=_count, metavar="N",
+                      help=f"tokens of a row to assume; default: as --rows, {TOKENS}")  # fmt: skip
+    made.add_argument("--json", action="store_true", help="print it as JSON, in bytes and seconds")
+    made.set_defaults(command=run)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 10**12:
+        raise argparse.ArgumentTypeError(f"found {text!r}; expected a number above 0")
+    return int(text)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the estimate. Raises UserError kinds."""
+    from mlx_ft.config import compose
+
+    command = compose.CommandLine(tuple(args.overrides))
+    compose.check(command)
+    asked: Config = compose.resolve(compose.compose(compose.open_hydra(command), command))
+    from mlx_ft import runtime
+
+    runtime.prepare(asked.threads, Path(asked.paths.cache_dir).expanduser())
+    from mlx_ft import memory, memory_plan
+    from mlx_ft.console import configure_logging
+    from mlx_ft.models import architecture
+
+    configure_logging("warning")
+    mac = asked.memory_profile.name in memory_plan.MACS
+    device = MAC_DEVICE if mac else runtime.select_device(asked.device)
+    config = memory.resolve(asked, device)
+    numbers = architecture.find(config.model, args.numbers)
+    job = memory_plan.plan(config, numbers)
+    room = memory_plan.room(config, device)
+    length = config.memory_profile.max_seq_length
+    work = _work(config, args.rows, args.tokens)
+    fitted = memory_plan.fitted(config, asked, job.estimate, work.longest or length, room.size)
+    job = replace(job, config=fitted)
+    speed = memory_plan.speed(fitted)
+    packed = "quantization" in numbers
+    found = _figures(job, work, room, speed, device, packed)
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print("\n".join(_lines(found, job, work, room, speed)))
+    return 0
+
+
+def _work(config: Config, rows: int | None, tokens: int | None) -> Work:
+    """From the data where they can be encoded here and now, otherwise by assumption."""
+    from mlx_ft.models.tokenizer import needs_download
+
+    paths = config.data.path if isinstance(config.data.path, list) else [config.data.path]
+    remote = any("hub:" in str(path) for path in paths)
+    if rows is None and tokens is None and not remote and not needs_download(config.model):
+        return _counted(config)
+    return _assumed(config, rows or ROWS, tokens or TOKENS)
+
+
+def _counted(config: Config) -> Work:
+    from mlx_ft.data.batch import Batches
+    from mlx_ft.data.prepare import prepare
+    from mlx_ft.models.tokenizer import fetch_tokenizer
+    from mlx_ft.trainer import plan
+
+    profile, cache_dir = config.memory_profile, Path(config.paths.cache_dir).expanduser()
+    tokenizer = fetch_tokenizer(config.model, cache_dir)
+    dataset = prepare(config.data, tokenizer, profile.max_seq_length, config.seed, cache_dir)
+    lengths, weights = dataset.train.lengths, dataset.weights
+    batches = Batches(
+        dataset.train, profile.micro_batch_size, config.seed, pad_id=0, weights=weights
+    )
+    planned = plan(config.train, len(batches), profile.grad_accumulation_steps)
+    epoch = float(weights @ lengths)
+    return Work(
+        len(lengths), planned.epochs, planned.steps, epoch * planned.epochs,
+        float(lengths.mean()), int(lengths.max()),
+        float(dataset.train.target_counts.sum() / lengths.sum()),
+        f"the {len(lengths):,} training rows of your data, {lengths.mean():,.0f} tokens each",
+    )  # fmt: skip
+
+
+def _assumed(config: Config, rows: int, tokens: int) -> Work:
+    from mlx_ft.trainer import plan
+
+    profile = config.memory_profile
+    batches = -(-rows // profile.micro_batch_size)
+    planned = plan(config.train, batches, profile.grad_accumulation_steps)
+    length = min(tokens, profile.max_seq_length)
+    about = f"{rows:,} rows of {length} tokens, half of them targets (assumed: --rows, --tokens)"
+    return Work(
+        rows, planned.epochs, planned.steps, planned.epochs * rows * length, length, None,
+        TARGETS, about,
+    )  # fmt: skip
+
+
+def _figures(
+    job: Job, work: Work, room: Budget, speed: Speed, device: str, packed: bool
+) -> dict[str, Any]:
+    """Everything as numbers: bytes, seconds."""
+    from mlx_ft import memory_plan
+    from mlx_ft.memory_estimate import knobs
+    from mlx_ft.models.tokenizer import needs_download
+
+    config, now = job.config, job.estimate
+    profile = config.memory_profile
+    columns = int(profile.max_seq_length)
+    needs = job.needs(columns)
+    peak, beside = job.peak(columns), memory_plan.beside(config)
+    saving = knobs(now, job.rows, columns, job.rows * columns, device=device, packed=packed)
+    operations = job.operations(work.tokens, work.length, work.targets)
+    held = {
+        "weights": now.weights, "adapter": now.adapter, "best adapter": now.adapter,
+        "gradients": now.adapter, "optimizer": now.adapter * now.moments,
+    }  # fmt: skip
+    during = {"activations": needs.kept, "one layer backward": needs.layer,
+              "logits and loss": needs.loss, "update": needs.update}  # fmt: skip
+    download = now.parameters * 2 if needs_download(config.model) else 0
+    return {
+        "model": config.model.path,
+        "parameters": now.parameters,
+        "trainable": now.trainable,
+        "profile": asdict(profile),
+        "memory": {**held, **during, "mlx_peak": peak, "beside": beside, "total": peak + beside},
+        "longest_row": None if work.longest is None else job.peak(work.longest) + beside,
+        "budget": {"size": room.size, "bound": room.bound, "fits": peak + beside <= room.size},
+        "knobs": [asdict(knob) for knob in saving],
+        "disk": {"adapter": job.adapter_file(), "checkpoint": job.checkpoint(),
+                 "checkpoints": job.checkpoint() * config.checkpoint.keep_last,
+                 "download": download},
+        "work": asdict(work),
+        "time": {"operations": operations, "seconds": operations / speed.flops, **asdict(speed)},
+    }  # fmt: skip
+
+
+def _lines(
+    found: dict[str, Any], job: Job, work: Work, room: Budget, speed: Speed
+) -> Iterator[str]:
+    from mlx_ft.memory_estimate import Knob
+
+    config, now, memory = job.config, job.estimate, found["memory"]
+    profile = config.memory_profile
+    accumulation = profile.grad_accumulation_steps
+    yield f"{config.model.path}: {now.parameters / 1e6:,.1f} M parameters"
+    yield (
+        f"adapter of rank {now.rank} on {now.adapted} of {now.dimensions.layers} layers: "
+        f"{now.trainable / 1e6:,.2f} M parameters"
+    )
+    yield (
+        f"memory_profile={profile.name}: {job.rows} x {profile.max_seq_length} tokens at once, "
+        f"{accumulation} times a step, {profile.compute_dtype}"
+        f"{', checkpointed' if now.checkpointed else ''}"
+    )
+    yield ""
+    yield from _table(memory, now.weight_bits, now.moments)
+    if work.longest is not None:
+        yield f"with the longest row of your data ({work.longest} tokens): " \
+              f"{_gb(found['longest_row'])}"  # fmt: skip
+    verdict = "fits into" if found["budget"]["fits"] else "does NOT fit into"
+    yield f"{verdict} {_gb(room.size)}: {room.bound}"
+    yield ""
+    yield from _saving([Knob(**knob) for knob in found["knobs"]])
+    yield ""
+    yield from _disk(found["disk"], config)
+    yield ""
+    yield from _time(found["time"]["seconds"], work, speed)
+
+
+def _table(memory: dict[str, int], weight_bits: float, moments: int) -> Iterator[str]:
+    rows = [
+        ("weights", memory["weights"], f"{weight_bits:.2f} bits each"),
+        ("adapter", memory["adapter"] + memory["best adapter"], "and its best copy, float32"),
+        ("gradients", memory["gradients"], "of the adapter, added up"),
+        ("optimizer", memory["optimizer"], f"{moments} numbers per trainable parameter"),
+        ("activations", memory["activations"], "kept for the backward pass"),
+    ]
+    largest = max(("one layer backward", "logits and loss"), key=lambda name: memory[name])
+    for name, about in (("one layer backward", "the largest one"),
+                        ("logits and loss", "a chunk at a time")):  # fmt: skip
+        later = "" if name == largest else "; not at the peak"
+        rows.append((name, memory[name], about + later))
+    yield from (f"{name:<20}{_gb(size):>10}   {about}" for name, size, about in rows)
+    yield f"{'peak of MLX':<20}{_gb(memory['mlx_peak']):>10}"
+    yield f"{'caches, process':<20}{_gb(memory['beside']):>10}   MLX's buffers for reuse; Python"
+    yield f"{'all together':<20}{_gb(memory['total']):>10}"
+
+
+def _saving(knobs: Sequence[Knob]) -> Iterator[str]:
+    if not knobs:
+        yield "No setting saves 1% or more."
+        return
+    yield "What saves memory, the most first:"
+    width = max(len(knob.setting) for knob in knobs)
+    for knob in knobs:
+        yield f"  {knob.setting:<{width}}  {_gb(knob.saves):>9}   {knob.costs}"
+
+
+def _disk(disk: dict[str, int], config: Config) -> Iterator[str]:
+    kept = config.checkpoint.keep_last
+    text = f"{_mb(disk['checkpoint'])} a checkpoint, {_mb(disk['checkpoints'])} for {kept} kept"
+    yield f"disk: adapter file {_mb(disk['adapter'])}; {text}"
+    if disk["download"]:
+        yield f"      the model itself, about {_gb(disk['download'])} to download"
+
+
+def _time(seconds: float, work: Work, speed: Speed) -> Iterator[str]:
+    hours = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"
+    yield f"time: about {hours} for {work.steps:,} steps, {work.epochs:,.2f} epochs"
+    yield f"      of {work.about}"
+    yield f"      at {speed.about}"
+
+
+def _gb(size: float) -> str:
+    return f"{size / GIB:,.2f} GB"
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,197 @@
+"""Exponentials out of products and sums, where MLX computes them one by one.
+
+MLX's CPU build for Linux takes its vector instructions from the C++ compiler, which finds none in
+`exp`: 12 to 25 ns for each number of an exponential, a sigmoid or a softmax, and 0.2 ns for one of
+a product or a sum (benchmarks/techniques.py). There, and in float32, 2^x = 2^n 2^f with an integer
+n and |f| <= 1/2 is computed here: 2^f by a polynomial, 2^n by adding n to the exponent's bits.
+Everywhere else MLX's own functions are called.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_ft import runtime
+
+LOG2_E = 1.4426950408889634
+# (2^f - 1) / f at 400 Chebyshev nodes of [-1/2, 1/2]; 2^f is off by 5e-9 at most.
+POLYNOMIAL = (
+    0.6931471880293429,
+    0.2402265092234272,
+    0.05550357104252972,
+    0.009618056669887258,
+    0.0013390867351400178,
+    0.00015461447462985332,
+)
+ROUND = 1.5 * 2.0**23  # float32 has no fractions there: adding it rounds, and n is in the last bits
+MANTISSA = 23
+LEAST, MOST = -126.0, 126.0  # exponents of normal float32 numbers
+BLOCK = 2**19  # logits that are worked on at once
+SCORES = 2**22  # of an attention; with more, the five arrays that are there at once take too much
+SMALL = 4096  # numbers for which so many operations do not pay
+NAME = "swiglu"
+
+
+def one_by_one(array: mx.array) -> bool:
+    """Whether MLX would compute exponentials of these numbers one by one."""
+    return array.dtype == mx.float32 and runtime.scalar_exponentials()
+
+
+def _power_of_2(exponents: mx.array) -> mx.array:
+    """2^x of float32 numbers from LEAST to MOST, to 1 unit in the last place; NaN of a NaN."""
+    shifted = exponents + ROUND
+    fraction = exponents - (shifted - ROUND)
+    result = fraction * POLYNOMIAL[-1] + POLYNOMIAL[-2]
+    for coefficient in (*POLYNOMIAL[-3::-1], 1.0):
+        result = result * fraction + coefficient
+    bits = result.view(mx.int32) + (shifted.view(mx.int32) << MANTISSA)
+    return bits.view(mx.float32)
+
+
+def _of_differences(differences: mx.array) -> mx.array:
+    """exp(x) of float32 numbers x <= 0; exactly 0 below -87.3, so that -inf masks."""
+    powers = _power_of_2(mx.maximum(differences * LOG2_E, LEAST))
+    return mx.maximum(powers - 2.0**LEAST, 0.0)  # the difference is lost in all but the least
+
+
+@mx.custom_function
+def _softmax(scores: mx.array) -> mx.array:
+    powers = _of_differences(scores - scores.max(axis=-1, keepdims=True))
+    return powers * (1.0 / powers.sum(axis=-1, keepdims=True))
+
+
+@_softmax.vjp
+def _softmax_gradient(_: Any, cotangent: Any, found: Any) -> Any:
+    # In this form three arrays are there at once, and not four.
+    return found * (cotangent - (cotangent * found).sum(axis=-1, keepdims=True))
+
+
+def softmax(scores: mx.array) -> mx.array:
+    """Along the last axis."""
+    if not one_by_one(scores):
+        return mx.softmax(scores, axis=-1)
+    found: Any = _softmax(scores)
+    result: mx.array = found
+    return result
+
+
+def normalized(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Probabilities (N, V) of float32 logits, and the logarithms (N,) of their normalizers.
+
+    Not to be differentiated.
+    """
+    if not one_by_one(logits):
+        found = mx.softmax(logits, axis=-1, precise=True)
+        # The largest probability is exp(max - normalizer).
+        return found, logits.max(axis=-1) - mx.log(found.max(axis=-1))
+    probabilities, normalizers = [], []
+    for powers, largest in _blocks(logits):
+        sums = powers.sum(axis=-1, keepdims=True)
+        probabilities.append(powers * (1.0 / sums))
+        normalizers.append((largest + mx.log(sums))[:, 0])
+    return mx.concatenate(probabilities), mx.concatenate(normalizers)
+
+
+def logsumexp(logits: mx.array) -> mx.array:
+    """(N, V) -> (N,)."""
+    if not one_by_one(logits):
+        return mx.logsumexp(logits, axis=-1)
+    found: Any = _logsumexp(logits)
+    result: mx.array = found
+    return result
+
+
+@mx.custom_function
+def _logsumexp(logits: mx.array) -> mx.array:
+    found = [
+        (largest + mx.log(powers.sum(axis=-1, keepdims=True)))[:, 0]
+        for powers, largest in _blocks(logits)
+    ]
+    return mx.concatenate(found)
+
+
+@_logsumexp.vjp
+def _logsumexp_gradient(logits: Any, cotangent: Any, found: Any) -> Any:
+    return cotangent[:, None] * _of_differences(logits - found[:, None])
+
+
+def _blocks(logits: mx.array) -> Iterator[tuple[mx.array, mx.array]]:
+    """exp(x - max) and max of a few rows at a time, which stay in the processor's cache."""
+    rows = max(1, BLOCK // logits.shape[-1])
+    done = mx.array(0.0)
+    for start in range(0, len(logits), rows):
+        # MLX would take each operation for all blocks, before the next one.
+        part = mx.depends([logits[start : start + rows]], [done])[0]
+        largest = part.max(axis=-1, keepdims=True)
+        done = _of_differences(part - largest)
+        yield done, largest
+
+
+@mx.custom_function
+def _swiglu(gate: mx.array, up: mx.array) -> tuple[mx.array, mx.array]:
+    exponents = mx.clip(gate * -LOG2_E, LEAST, MOST)
+    sigmoid = 1.0 / (1.0 + _power_of_2(exponents))
+    return gate * sigmoid * up, sigmoid
+
+
+@_swiglu.vjp
+def _swiglu_gradient(primals: Any, cotangents: Any, outputs: Any) -> Any:
+    (gate, up), sigmoid = primals, outputs[1]
+    through = cotangents[0] * sigmoid
+    return through * up * (1.0 + gate * (1.0 - sigmoid)), through * gate
+
+
+def _with_vectors(own: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def swiglu(gate: mx.array, x: mx.array) -> mx.array:
+        if gate.size < SMALL or not (one_by_one(gate) and one_by_one(x)):
+            return own(gate, x)
+        found: Any = _swiglu(gate, x)
+        result: mx.array = found[0]
+        return result
+
+    swiglu.own = own  # type: ignore[attr-defined]
+    return swiglu
+
+
+def install(model: nn.Module) -> None:
+    """Let the feed-forward layers of `model` use these, as far as they are mlx-lm's own."""
+    names = {type(module).__module__ for module in model.modules()}
+    for module in (sys.modules[name] for name in names if name.startswith("mlx_lm.")):
+        own = getattr(module, NAME, None)
+        if own is not None and not hasattr(own, "own"):
+            setattr(module, NAME, _with_vectors(own))
+
+
+def attention(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    scale: float,
+    mask: mx.array | str,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """Attention of queries (B, H, L, d) to keys and values (B, K, S, d), where K divides H.
+
+    mask: "causal", the last query seeing all; or (L, S) bool, True where it may be seen. sinks:
+    (H,), as MLX has them.
+    """
+    batch, heads, length, width = queries.shape
+    key_heads, seen = keys.shape[1:3]
+    many = batch * heads * length * seen > SCORES
+    if many or sinks is not None or not one_by_one(queries):
+        return mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=scale, mask=mask, sinks=sinks
+        )
+    if isinstance(mask, str):
+        mask = mx.arange(seen - length, seen)[:, None] >= mx.arange(seen)[None]
+    hidden = mx.where(mask, 0.0, -mx.inf)
+    # All heads of a key in one product.
+    merged = (queries * scale).reshape(batch, key_heads, -1, width)
+    scores = (merged @ keys.swapaxes(-1, -2)).reshape(batch, heads, length, seen)
+    found = softmax(scores + hidden).reshape(batch, key_heads, -1, seen) @ values
+    return found.reshape(batch, heads, length, -1)

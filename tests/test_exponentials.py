@@ -1,0 +1,176 @@
+"""Exponentials made of products and sums are the exponentials of NumPy in float64."""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mlx_ft import exponentials, runtime
+from mlx_ft.exponentials import LEAST, MOST
+from tests.models import tiny
+
+FINITE = st.floats(-1000, 1000, width=32)
+MATRICES = arrays.arrays(
+    np.float32, st.tuples(st.integers(1, 5), st.integers(1, 40)), elements=FINITE
+)
+ULP = 2.0**-23
+
+
+@pytest.fixture(autouse=True)
+def scalar(monkeypatch):
+    """As MLX's CPU build for Linux, wherever the tests run."""
+    monkeypatch.setattr(runtime, "scalar_exponentials", lambda: True)
+
+
+def normals(*shape, scale=1.0, seed=0):
+    return (np.random.default_rng(seed).normal(size=shape) * scale).astype(np.float32)
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def test_powers_of_2_are_exact_to_the_last_place():
+    exponents = np.linspace(LEAST, MOST, 100_003).astype(np.float32)
+    found = np.array(exponentials._power_of_2(mx.array(exponents))).astype(np.float64)
+    assert np.abs(found / 2.0 ** exponents.astype(np.float64) - 1).max() < 1.01 * ULP
+    whole = np.arange(LEAST, MOST + 1).astype(np.float32)
+    np.testing.assert_array_equal(np.array(exponentials._power_of_2(mx.array(whole))), 2.0**whole)
+
+
+@settings(max_examples=200, deadline=None)
+@given(MATRICES)
+def test_softmax_and_logsumexp_of_anything(scores):
+    expected = softmax(scores.astype(np.float64))
+    shifted = scores.astype(np.float64) - scores.max(axis=-1, keepdims=True)
+    normalizer = scores.max(axis=-1) + np.log(np.exp(shifted).sum(axis=-1))
+    found, own = exponentials.normalized(mx.array(scores))
+    for probabilities in (found, exponentials.softmax(mx.array(scores))):
+        np.testing.assert_allclose(np.array(probabilities), expected, atol=1e-6, rtol=2e-5)
+    for logs in (own, exponentials.logsumexp(mx.array(scores))):
+        np.testing.assert_allclose(np.array(logs), normalizer, atol=1e-5, rtol=1e-6)
+
+
+def test_many_rows_are_taken_in_blocks(monkeypatch):
+    logits = normals(7, 100, scale=3)
+    whole = exponentials.normalized(mx.array(logits))
+    monkeypatch.setattr(exponentials, "BLOCK", 300)
+    taken = [len(part) for part, _ in exponentials._blocks(mx.array(logits))]
+    assert taken == [3, 3, 1]
+    parts = exponentials.normalized(mx.array(logits))
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(np.array(one), np.array(other))
+
+
+def test_gradients_are_those_of_mlx():
+    logits, weights = mx.array(normals(6, 50, scale=3)), mx.array(normals(6, 50, seed=1))
+    row = weights[:, 0]
+    pairs = [
+        (lambda x: (exponentials.softmax(x) * weights).sum(),
+         lambda x: (mx.softmax(x, axis=-1) * weights).sum()),
+        (lambda x: (exponentials.logsumexp(x) * row).sum(),
+         lambda x: (mx.logsumexp(x, axis=-1) * row).sum()),
+    ]  # fmt: skip
+    for own, reference in pairs:
+        found, expected = (mx.grad(function)(logits) for function in (own, reference))
+        np.testing.assert_allclose(np.array(found), np.array(expected), atol=2e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_stays_so(value):
+    """The guard against a diverged step sees a loss that is NaN."""
+    logits = normals(3, 40)
+    logits[1, 7] = value
+    for found in (
+        exponentials.softmax(mx.array(logits)),
+        *exponentials.normalized(mx.array(logits)),
+    ):
+        rows = np.isfinite(np.array(found)).reshape(3, -1).all(axis=1)
+        np.testing.assert_array_equal(rows, [True, False, True])
+    assert np.isnan(np.array(exponentials.logsumexp(mx.array(logits)))[1])
+
+
+def test_what_is_masked_gets_exactly_nothing():
+    scores = normals(4, 30)
+    scores[:, 20:] = -np.inf
+    found = np.array(exponentials.softmax(mx.array(scores)))
+    assert (found[:, 20:] == 0).all()
+    np.testing.assert_allclose(found[:, :20], softmax(scores[:, :20]), atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "seen", "key_heads", "mask"),
+    [(9, 9, 4, "causal"), (5, 12, 2, "causal"), (1, 6, 1, "causal"), (7, 7, 2, "window")],
+)
+def test_attention_and_its_gradients(length, seen, key_heads, mask):
+    queries = mx.array(normals(3, 4, length, 8))
+    keys, values = (mx.array(normals(3, key_heads, seen, 8, seed=seed)) for seed in (1, 2))
+    if mask == "window":
+        distance = np.arange(length)[:, None] - np.arange(seen)[None]
+        mask = mx.array((distance >= 0) & (distance < 3))
+
+    def loss(attention):
+        def squared(queries, keys, values):
+            return (attention(queries, keys, values, scale=0.3, mask=mask) ** 2).sum()
+
+        return mx.value_and_grad(squared, argnums=(0, 1, 2))(queries, keys, values)
+
+    found, gradients = loss(exponentials.attention)
+    expected, reference = loss(mx.fast.scaled_dot_product_attention)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    for one, other in zip(gradients, reference, strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), atol=2e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_swiglu_and_its_gradients(scale):
+    gate, up = mx.array(normals(64, 128, scale=scale)), mx.array(normals(64, 128, seed=1))
+    ours = exponentials._with_vectors(None)  # which is never called here
+    found = np.array(ours(gate, up))
+    exact = np.array(gate).astype(np.float64)
+    exact = exact / (1 + np.exp(-exact)) * np.array(up)
+    np.testing.assert_allclose(found, exact, atol=1e-6 * scale, rtol=1e-5)
+
+    def gradients(function):
+        return mx.grad(lambda gate, up: (function(gate, up) ** 2).sum(), argnums=(0, 1))(gate, up)
+
+    for one, other in zip(gradients(ours), gradients(lambda g, u: nn.silu(g) * u), strict=True):
+        np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-3, rtol=1e-4)
+
+
+def test_other_types_and_few_numbers_are_left_to_mlx():
+    called = []
+    ours = exponentials._with_vectors(lambda gate, up: called.append(gate.shape) or gate * up)
+    for kind, shape in ((mx.bfloat16, (64, 128)), (mx.float32, (1, 128))):
+        ours(mx.ones(shape, dtype=kind), mx.ones(shape, dtype=kind))
+    assert called == [(64, 128), (1, 128)]
+    ours(mx.ones((64, 128)), mx.ones((64, 128)))
+    assert len(called) == 2
+
+
+def test_it_is_put_into_a_model_once_and_its_logits_stay(monkeypatch):
+    from mlx_lm.models import activations, llama
+
+    monkeypatch.setattr(llama, "swiglu", activations.swiglu)
+    model = tiny.build()
+    tokens = mx.array(np.arange(200).reshape(4, 50) % 250)
+    before = model(tokens)
+    exponentials.install(model)
+    installed = llama.swiglu
+    exponentials.install(model)
+    assert llama.swiglu is installed is not activations.swiglu
+    np.testing.assert_allclose(np.array(model(tokens)), np.array(before), atol=1e-5)
+
+
+def test_only_linux_cpus_take_them_one_by_one(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert not runtime.scalar_exponentials()
+    monkeypatch.setattr("sys.platform", "linux")
+    assert runtime.scalar_exponentials() == (mx.default_device() == mx.Device(mx.cpu))
