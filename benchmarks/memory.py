@@ -46,7 +46,7 @@ class Case:
     modules: str = "all-linear"
     bits: int | None = None
     dtype: str = "float32"
-    checkpointed: bool = False
+    checkpointed: bool | int = False
     segments: bool = True
     targets: float = 0.5
     targets_only: bool = True
@@ -63,7 +63,8 @@ class Case:
         parts += [self.dtype] if self.dtype != "float32" else []
         parts += [f"rank {self.rank}"] if self.rank != 16 else []
         parts += [self.modules] if self.modules != "all-linear" else []
-        parts += ["checkpointed"] if self.checkpointed else []
+        some = "" if self.checkpointed is True else f"{self.checkpointed} layers "
+        parts += [f"{some}checkpointed"] if self.checkpointed else []
         parts += [] if self.segments else ["padded"]
         parts += [f"{self.targets:.0%} targets"] if self.targets != 0.5 else []
         parts += [] if self.targets_only else ["all logits"]
@@ -77,6 +78,7 @@ CASES = (
     Case("135M", 30, (128,) * 8, 16, segments=False),
     Case("135M", 30, (512,) * 4, checkpointed=True),
     Case("135M", 30, (512,) * 4, segments=False),
+    Case("135M", 30, (512,) * 4, checkpointed=15),
     Case("135M", 30, (64,) * 8, rank=128, optimizer="lion"),
     Case("135M", 30, (64,) * 8, rank=128, optimizer="lion", batches=2),
     Case("135M", 30, (1024,), segments=False, checkpointed=True),
@@ -133,7 +135,7 @@ def child(case: Case) -> dict[str, int]:
     from mlx_ft.data.batch import Batches
     from mlx_ft.memory_estimate import filled
     from mlx_ft.models import architecture
-    from mlx_ft.models.checkpointing import checkpoint_layers
+    from mlx_ft.models.checkpointing import checkpoint_layers, count
     from mlx_ft.models.forward import forward_of
     from mlx_ft.state import TrainState
 
@@ -162,9 +164,8 @@ def child(case: Case) -> dict[str, int]:
         mx.eval(array)
     model.eval()
     exponentials.install(model)
-    lora.attach(model, config.lora)
-    if case.checkpointed:
-        checkpoint_layers(model)
+    adapter = lora.attach(model, config.lora)
+    checkpoint_layers(model, count(case.checkpointed, adapter.num_layers))
     forward = forward_of(model)
     optimizer = optim.build_optimizer(config.optimizer)
     optimizer.init(model.trainable_parameters())

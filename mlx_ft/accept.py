@@ -20,7 +20,7 @@ from mlx_ft.deferred import Deferred
 from mlx_ft.errors import DataError, ModelError
 from mlx_ft.metrics import Metric
 from mlx_ft.models import load as models
-from mlx_ft.models.checkpointing import checkpoint_layers
+from mlx_ft.models.checkpointing import checkpoint_layers, count
 from mlx_ft.models.forward import Forward, forward_of
 from mlx_ft.models.tokenizer import deferred_tokenizer, needs_download
 
@@ -66,8 +66,7 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
     resolved = _resolve_max_tokens(resolved, dataset.longest_answer() if ready.metric else None)
     mx.random.seed(config.seed)  # the adapter's A: a function of the seed alone
     adapter = lora.attach(loaded.model, config.lora)
-    if profile.grad_checkpoint:
-        checkpoint_layers(loaded.model)
+    checkpoint_layers(loaded.model, count(profile.grad_checkpoint, adapter.num_layers))
     forward = forward_of(loaded.model)
     resolved, forward = compute.choose(resolved, ready.device, forward, loaded)
     needed = memory_guard.job(resolved, loaded, adapter, forward)

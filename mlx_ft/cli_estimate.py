@@ -13,7 +13,7 @@ from mlx_ft.runtime import GIB
 
 if TYPE_CHECKING:
     from mlx_ft.config.schema import Config
-    from mlx_ft.memory_estimate import Knob
+    from mlx_ft.memory_estimate import Estimate, Knob
     from mlx_ft.memory_plan import Job, Speed
     from mlx_ft.memory_watch import Budget
 
@@ -215,7 +215,7 @@ def _lines(
     yield (
         f"memory_profile={profile.name}: {job.rows} x {profile.max_seq_length} tokens at once, "
         f"{accumulation} times a step, {profile.compute_dtype}"
-        f"{', checkpointed' if now.checkpointed else ''}"
+        f"{_checkpointed(now)}"
     )
     yield ""
     yield from _table(memory, now.weight_bits, now.moments)
@@ -230,6 +230,13 @@ def _lines(
     yield from _disk(found["disk"], config)
     yield ""
     yield from _time(found["time"]["seconds"], work, speed)
+
+
+def _checkpointed(now: Estimate) -> str:
+    if not now.checkpointed:
+        return ""
+    return ", checkpointed" if now.checkpointed == now.adapted else (
+        f", {now.checkpointed} layers checkpointed")  # fmt: skip
 
 
 def _table(memory: dict[str, int], weight_bits: float, moments: int) -> Iterator[str]:

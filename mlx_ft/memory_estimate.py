@@ -25,6 +25,7 @@ from typing import Any
 from mlx_ft import runtime
 from mlx_ft.config.schema import Config
 from mlx_ft.losses import CHUNK
+from mlx_ft.models.checkpointing import count
 from mlx_ft.runtime import GIB
 
 TARGETS_MULTIPLE = 64  # data/arrays.py fills target positions up to a multiple of it
@@ -116,7 +117,7 @@ class Estimate:
     rank: int
     moments: int
     float_bytes: int
-    checkpointed: bool
+    checkpointed: int
     full_logits: bool = False
 
     @property
@@ -162,17 +163,16 @@ class Estimate:
         copies = cells * self._copies(5, 1, 1)
         loss = self._loss(cells, max(1, targets))
         update = self.adapter * (1.25 + self.moments)
-        if self.checkpointed:
-            kept = self.adapted * cells * size.hidden * self.float_bytes
-            again = (
-                cells * (self._bytes(10, 10, 4, 14 if own else 18, 31) + self._copies(15, 3, 6))
-                + pairs
-            )
-            layer = max(again, 1.8 * (widths + copies) + 3.2 * pairs)
-        else:
-            kept = self.adapted * (widths + copies + pairs)
+        whole = (self.adapted - self.checkpointed) * (widths + copies + pairs)
+        kept = whole + self.checkpointed * cells * size.hidden * self.float_bytes
+        layer = 0.0
+        if self.checkpointed < self.adapted:
             layer = max(1.15 * (widths + pairs), 0.9 * widths + 2.2 * pairs)
             loss += 0.45 * (widths + pairs)
+        if self.checkpointed:
+            widest = self._bytes(10, 10, 4, 14 if own else 18, 31) + self._copies(15, 3, 6)
+            again = max(cells * widest + pairs, 1.8 * (widths + copies) + 3.2 * pairs)
+            layer = max(layer, again - whole)  # what whole layers kept is gone by then
         return Needs(*map(round, (kept, layer, loss, update)))
 
     def _bytes(self, hidden: int, queries: int, keys: int, intermediate: int, rank: int) -> int:
@@ -218,7 +218,7 @@ def estimate(
         config.lora.rank,
         MOMENTS[config.optimizer.name],
         4 if config.memory_profile.compute_dtype == "float32" else 2,
-        bool(config.memory_profile.grad_checkpoint),
+        count(config.memory_profile.grad_checkpoint, adapted),
         full_logits,
     )
 
@@ -279,12 +279,15 @@ def knobs(
 
 
 def _changes(now: Estimate, device: str, packed: bool) -> Iterator[tuple[Estimate, str, str]]:
-    if not now.checkpointed:
+    if now.checkpointed < now.adapted:
         setting, costs = "memory_profile.grad_checkpoint=true", "a step takes about a third longer"
-        yield replace(now, checkpointed=True), setting, costs
+        yield replace(now, checkpointed=now.adapted), setting, costs
     if now.adapted > 1:
         half = now.adapted // 2
-        job = replace(now, adapted=half, trainable=now.trainable * half // now.adapted)
+        job = replace(
+            now, adapted=half, trainable=now.trainable * half // now.adapted,
+            checkpointed=min(half, now.checkpointed),
+        )  # fmt: skip
         yield job, f"lora.num_layers={half}", "lower layers stay as they are; steps are faster"
     if now.rank > 1:
         job = replace(now, trainable=now.trainable // 2, rank=now.rank // 2)

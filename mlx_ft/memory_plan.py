@@ -84,7 +84,7 @@ class Job:
     def operations(self, tokens: float, length: float, targets: float) -> float:
         """Of training on so many tokens in rows of `length`; targets: the share that counts."""
         now, size = self.estimate, self.estimate.dimensions
-        passes = size.layers + now.adapted * (2 if now.checkpointed else 1)
+        passes = size.layers + now.adapted + now.checkpointed
         attention = 2 * (size.queries or size.hidden) * length  # causal: half of the scores
         # Back through attention is two products for each of forward's.
         through = passes * 2 * self.layer_parameters + (passes + now.adapted) * attention

@@ -18,7 +18,7 @@ from mlx_ft.data.batch import collate
 from mlx_ft.losses import CHUNK
 from mlx_ft.memory_estimate import Dimensions, Estimate, advice, estimate
 from mlx_ft.models.architecture import weight_bytes
-from mlx_ft.models.checkpointing import checkpoint_layers
+from mlx_ft.models.checkpointing import checkpoint_layers, count
 from mlx_ft.models.forward import forward_of
 from mlx_ft.models.load import total_parameters
 from mlx_ft.models.segments import Segments
@@ -45,7 +45,7 @@ MISTRAL = Estimate(
     rank=16,
     moments=2,
     float_bytes=2,
-    checkpointed=False,
+    checkpointed=0,
 )
 
 
@@ -70,7 +70,7 @@ LENGTHS = [(128, 128, 128, 128), (512,), (300, 200, 100, 40)]
 
 
 @pytest.mark.parametrize("segments", [False, True])
-@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("checkpointed", [False, 2, True])
 def test_the_estimate_is_near_mlxs_peak(checkpointed, segments, monkeypatch):
     # Our own exponentials take a few more MB, whatever the size of the model.
     monkeypatch.setattr(runtime, "scalar_exponentials", lambda: False)
@@ -78,8 +78,7 @@ def test_the_estimate_is_near_mlxs_peak(checkpointed, segments, monkeypatch):
     model.freeze()
     parameters = total_parameters(model)
     adapter = lora.attach(model, LoraConfig(rank=8))
-    if checkpointed:
-        checkpoint_layers(model)
+    checkpoint_layers(model, count(checkpointed, adapter.num_layers))
     gradient = summed_gradient(model, forward_of(model), 0.0)
     model.train()
     job = estimate(
@@ -168,7 +167,7 @@ def test_the_widths_of_keys_and_values_count():
 
 
 def test_checkpointed_layers_keep_their_input_alone():
-    kept = replace(MISTRAL, checkpointed=True).needs([1024], 64).kept
+    kept = replace(MISTRAL, checkpointed=32).needs([1024], 64).kept
     assert kept == 32 * 1024 * 4096 * 2
 
 
@@ -214,7 +213,7 @@ def test_advice_is_sorted_by_what_it_saves():
 
 
 def test_advice_names_only_what_is_not_used_yet():
-    small = replace(MISTRAL, checkpointed=True, weight_bits=4.5, adapted=1, rank=1, trainable=10**5)
+    small = replace(MISTRAL, checkpointed=1, weight_bits=4.5, adapted=1, rank=1, trainable=10**5)
     assert list(savings(advice(small, 2048, 500, device="metal"))) == [
         "memory_profile.max_seq_length"
     ]
@@ -233,7 +232,7 @@ def test_advice_on_the_cpu_says_what_is_slow():
 
 def test_advice_leaves_out_what_hardly_saves():
     def lines(trainable):
-        job = replace(MISTRAL, checkpointed=True, weight_bits=4.5, trainable=trainable)
+        job = replace(MISTRAL, checkpointed=32, weight_bits=4.5, trainable=trainable)
         return "".join(advice(job, 2048, 500, device="metal"))
 
     assert "lora.rank=8 (" in lines(42_000_000)

@@ -21,7 +21,7 @@ JOB = Estimate(
     rank=16,
     moments=2,
     float_bytes=4,
-    checkpointed=False,
+    checkpointed=0,
 )
 ROOMY = Reading(rss=1200 * MB, total=64 * GIB, available=60 * GIB, mlx_active=600 * MB)
 

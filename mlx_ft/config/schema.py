@@ -125,8 +125,11 @@ class MemoryProfileConfig:
     )
     grad_checkpoint: Any = option(
         "auto",
-        "Recompute activations in the backward pass: slower, much less memory.",
-        kind="bool|'auto'",
+        "Recompute activations in the backward pass: slower, much less memory. A number: those of "
+        "so many adapted layers, the lowest first.",
+        kind="bool|int|'auto'",
+        minimum=1,
+        maximum=10**6,
     )
     compute_dtype: str = option(
         "auto",

@@ -12,13 +12,21 @@ import mlx.core as mx
 import mlx.nn as nn
 
 
-def checkpoint_layers(model: nn.Module) -> None:
-    """Let every layer of `model` forget its activations between forward and backward.
+def count(asked: bool | int, adapted: int) -> int:
+    """Of `adapted` layers, those that `memory_profile.grad_checkpoint` (resolved) asks for."""
+    return adapted * asked if isinstance(asked, bool) else min(asked, adapted)
 
-    Only this model changes: its layers get a class of their own, the original stays as it is.
+
+def checkpoint_layers(model: nn.Module, count: int | None = None) -> None:
+    """Let layers of `model` forget their activations between forward and backward.
+
+    count: of the layers with something to train, the lowest ones, whose gradients come last; None:
+    all. A layer without keeps nothing anyhow. Only this model changes: its layers get a class of
+    their own, the original stays as it is.
     """
     kinds: dict[type, type] = {}
-    for layer in model.layers:
+    trained = [layer for layer in model.layers if layer.trainable_parameters()]
+    for layer in trained[:count]:
         kind = type(layer)
         if kind not in kinds:
             kinds[kind] = type(kind.__name__, (kind,), {"__call__": _forgetting(kind)})

@@ -8,7 +8,7 @@ from mlx.utils import tree_flatten
 
 from mlx_ft import lora
 from mlx_ft.config.schema import LoraConfig
-from mlx_ft.models.checkpointing import checkpoint_layers
+from mlx_ft.models.checkpointing import checkpoint_layers, count
 from tests import fakes
 from tests.families import FAMILIES
 from tests.models import tiny
@@ -26,6 +26,7 @@ def gradients(model, tokens, seed=7):
 
 def adapted(config=None, **adapter):
     model = tiny.build(config)
+    model.freeze()
     lora.attach(model, LoraConfig(rank=4, alpha=8, **adapter))
     fakes.randomize(model)  # B is zero at first, which would hide the gradient of A
     return model
@@ -60,20 +61,38 @@ def test_other_models_of_the_family_are_left_alone():
     assert lora.parameters(first).keys() == lora.parameters(second).keys()
 
 
+@pytest.mark.parametrize(
+    ("asked", "adapted", "found"), [(True, 4, 4), (False, 4, 0), (2, 4, 2), (9, 4, 4), (1, 1, 1)]
+)
+def test_how_many_layers_are_meant(asked, adapted, found):
+    assert count(asked, adapted) == found
+
+
+def test_the_lowest_layers_with_an_adapter_forget_first():
+    tokens = mx.array([[1, 5, 9, 2, 7, 3]])
+    config = {**tiny.LLAMA, "num_hidden_layers": 4}
+    kept, forgotten = adapted(config, num_layers=3), adapted(config, num_layers=3)
+    checkpoint_layers(forgotten, 2)
+    own = type(kept.layers[0])
+    assert [type(layer) is own for layer in forgotten.layers] == [True, False, False, True]
+    (_, expected), (_, found) = gradients(kept, tokens), gradients(forgotten, tokens)
+    assert fakes.furthest(expected, found) < 1e-5
+
+
 def test_less_memory_is_used():
     config = {**tiny.LLAMA, "num_hidden_layers": 12}
     tokens = mx.zeros((8, 128), dtype=mx.int32)
     peaks = []
-    for forget in (False, True):
+    for forgotten in (0, 6, 12):
         model = adapted(config)
-        if forget:
-            checkpoint_layers(model)
+        checkpoint_layers(model, forgotten)
         mx.eval(model.parameters())
         mx.reset_peak_memory()
         gradients(model, tokens)
         peaks.append(mx.get_peak_memory())
         del model
-    assert peaks[1] < 0.6 * peaks[0]
+    assert peaks[2] < 0.6 * peaks[0]
+    assert peaks[2] < 0.8 * peaks[1] < 0.8 * 0.8 * peaks[0]
 
 
 def test_dropout_keeps_the_expected_share_and_scale():
