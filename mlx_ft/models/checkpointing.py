@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 
 def count(asked: bool | int, adapted: int) -> int:
@@ -25,7 +26,7 @@ def checkpoint_layers(model: nn.Module, count: int | None = None) -> None:
     their own, the original stays as it is.
     """
     kinds: dict[type, type] = {}
-    trained = [layer for layer in model.layers if layer.trainable_parameters()]
+    trained = [layer for layer in model.layers if tree_flatten(layer.trainable_parameters())]
     for layer in trained[:count]:
         kind = type(layer)
         if kind not in kinds:
