@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -38,6 +39,7 @@ STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 BEST = "best.safetensors"
 ADAPTER = lora.WEIGHTS
+OLD = "old"
 SCRATCH = ".tmp-"
 SET_ASIDE = "set-aside"
 FORMAT = 1
@@ -63,11 +65,12 @@ class Checkpoint:
         return step_of(self.folder)
 
 
-def save(parent: Path, step: int, files: Mapping[str, bytes]) -> Path:
+def save(parent: Path, step: int, files: Mapping[str, bytes], *, replace: bool = False) -> Path:
     """Write `files` and their manifest as the checkpoint of `step`; returns its folder.
 
-    A whole checkpoint of that step which is there already stays. Raises OSError; what was there
-    before is then untouched, and nothing of this one is left under its name, unless all of it is.
+    replace: whether a whole checkpoint of that step gives way, or stays. Raises OSError; what was
+    there before is then untouched, and nothing of this one is left under its name, unless all of
+    it is.
     """
     if not parent.exists():
         parent.mkdir(parents=True)
@@ -75,14 +78,18 @@ def save(parent: Path, step: int, files: Mapping[str, bytes]) -> Path:
     target = parent / f"step-{step:06d}"
     if target.exists():
         faults = damage(target)
-        if not faults:
+        if faults:
+            set_aside(target, faults)
+        elif not replace:
             return target
-        set_aside(target, faults)
     scratch = Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{target.name}-", dir=parent))
     try:
         durable.write_files(scratch / "new", {**files, MANIFEST: _manifest(files)})
+        if target.exists():
+            target.rename(scratch / OLD)  # `sweep` puts it back after a crash between the two
         (scratch / "new").rename(target)
     finally:
+        _put_back(scratch, target)
         _remove(scratch)
     durable.sync_folder(parent)
     return target
@@ -251,8 +258,17 @@ def prune(parent: Path, keep_last: int, every: int) -> None:
 def sweep(parent: Path) -> None:
     """Remove what a writer that died left behind; the caller holds the run's lock."""
     for path in parent.glob(f"{SCRATCH}*"):
+        if name := re.match(rf"{re.escape(SCRATCH)}(step-\d+)-", path.name):
+            _put_back(path, parent / name[1])
         logger.info("removing %s, which a killed run left unfinished", path)
         _remove(path)
+
+
+def _put_back(scratch: Path, target: Path) -> None:
+    """A checkpoint that was to be replaced and was not."""
+    if (scratch / OLD).is_dir() and not scratch.is_symlink() and not target.exists():
+        (scratch / OLD).rename(target)
+        durable.sync_folder(target.parent)
 
 
 def _remove(path: Path) -> None:

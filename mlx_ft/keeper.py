@@ -24,7 +24,8 @@ class Keeper:
     """Saves and restores the state of one run.
 
     plan_steps: how far the run is to go; fingerprint: what makes it this run; started:
-    `time.monotonic()` when this process began with it. saved_step: of the newest checkpoint.
+    `time.monotonic()` when this process began with it. saved_step: of the newest checkpoint;
+    saved_validation: the step of the last validation that it knows.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Keeper:
         self.fingerprint = fingerprint
         self.started = started
         self.saved_step = 0
+        self.saved_validation = 0
         self._earlier_seconds = 0.0
 
     def tidy(self, resumed: Resumed, crash: Crash | None) -> None:
@@ -91,7 +93,7 @@ class Keeper:
             logger.info("the run begins again: it had not come to its first checkpoint")
             return
         self.state.restore(saved)
-        self.saved_step = saved.step
+        self.saved_step, self.saved_validation = saved.step, progress.validated_step
         self.record.keep_rows(progress.metrics_rows)
         logger.info("the run goes on from %s, after step %d", saved.folder, progress.step)
 
@@ -114,16 +116,25 @@ class Keeper:
             return
         logger.warning("there is no checkpoint to rewind to yet: the spike is only skipped")
 
+    def has_news(self) -> bool:
+        """Whether the state is further than the newest checkpoint: a step, or its validation."""
+        progress = self.state.progress
+        saved = self.saved_step, self.saved_validation
+        return (progress.step, progress.validated_step) != saved
+
     def save(self) -> None:
-        """Write a checkpoint of the state as it is."""
+        """Write a checkpoint of the state as it is; one of the same step knew less."""
         self.count_seconds()
         about = {
             "fingerprint": self.fingerprint,
             "plan_steps": self.plan_steps,
             "memory": self.guard.learned(),
         }
-        self.record.checkpoint(self.state, self.accepted, about)
-        self.saved_step = self.state.progress.step
+        progress = self.state.progress
+        self.record.checkpoint(
+            self.state, self.accepted, about, replace=progress.step == self.saved_step
+        )
+        self.saved_step, self.saved_validation = progress.step, progress.validated_step
 
     def count_seconds(self) -> None:
         """Bring the run's wall time up to now."""

@@ -206,8 +206,13 @@ class Record:
             "lora": asdict(self.config.lora),
         }
 
-    def checkpoint(self, state: TrainState, accepted: Accepted, about: Mapping[str, Any]) -> None:
-        """Save all that the run needs to go on from here; keep the last ones."""
+    def checkpoint(
+        self, state: TrainState, accepted: Accepted, about: Mapping[str, Any], *, replace: bool
+    ) -> None:
+        """Save all that the run needs to go on from here; keep the last ones.
+
+        replace: see `checkpoint.save`.
+        """
         started = time.perf_counter()
         progress, config = state.progress, self.config.checkpoint
         progress.metrics_rows = len(self.rows)
@@ -217,7 +222,7 @@ class Record:
             state.adapter(), accepted.adapter, self._about(state, accepted), _template(accepted)
         )
         files = {**adapter, **state.files(about)}
-        checkpoint.save(self.folder.checkpoints, progress.step, files)
+        checkpoint.save(self.folder.checkpoints, progress.step, files, replace=replace)
         checkpoint.prune(self.folder.checkpoints, config.keep_last, config.every)
         seconds = time.perf_counter() - started
         logger.info("checkpoint of step %d saved (%.2f s)", progress.step, seconds)

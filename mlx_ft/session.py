@@ -174,7 +174,7 @@ class Session:
             self.training = True
             display.training(progress.step)
             self._train_steps(display)
-            if self.state.progress.step != self.keeper.saved_step:
+            if self.keeper.has_news():
                 self.keeper.save()  # a longer run can go on from here
             self._keep_adapter()
             self.judge.answers_after = self.judge.answers(display, progress.step)
@@ -230,7 +230,7 @@ class Session:
         if progress.validated_step == step and self._out_of_patience():
             return True
         every = self.config.checkpoint.every
-        if not last and every and step % every == 0 and step != self.keeper.saved_step:
+        if not last and every and step % every == 0 and self.keeper.has_news():
             self.keeper.save()
         return False
 
@@ -279,7 +279,7 @@ class Session:
     def end(self, status: str, reason: str | None = None) -> RunResult:
         """Write what there is, whatever happened, and close the records."""
         if self.training and self.state.progress.step:  # the run ended early
-            if status == "KILLED" and self.state.progress.step != self.keeper.saved_step:
+            if status == "KILLED" and self.keeper.has_news():
                 self.keeper.save()
             self._keep_adapter()
         summary = self.summary(status, reason)

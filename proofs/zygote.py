@@ -8,9 +8,10 @@ Reads one JSON object a line: {"arguments", "folder", "after", "event", "signal"
 - or lets its disk fail: `disk` are the arguments of `FaultyDisk`;
 - or limits its files to `file_size` bytes each.
 
-It answers {"code", "signal", "seconds", "events", "rows", "calls"}. rows: training steps in the
-file `watch` just before and just after the first signal. calls: what a disk that may fail was
-asked for. What the child prints goes to `output.txt` in its folder.
+It answers {"code", "signal", "seconds", "since", "events", "rows", "calls"}. since: seconds from
+the last signal to the end. rows: training steps in the file `watch` just before and just after the
+first signal. calls: what a disk that may fail was asked for. What the child prints goes to
+`output.txt` in its folder.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             child(order)
-        status, rows = _wait(pid, order)
+        status, rows, told = _wait(pid, order)
         found = Path(order["folder"], "events.txt")
         whole = os.WIFEXITED(status) and found.exists()
         events, calls = json.loads(found.read_text()) if whole else (None, None)
@@ -130,6 +131,7 @@ def serve() -> None:
             "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
             "seconds": time.monotonic() - started,
+            "since": None if told is None else time.monotonic() - told,
             "events": events,
             "rows": rows,
             "calls": calls,
@@ -137,22 +139,24 @@ def serve() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def _wait(pid: int, order: dict[str, Any]) -> tuple[int, list[int]]:
-    """The exit status, and the steps done around the first signal."""
+def _wait(pid: int, order: dict[str, Any]) -> tuple[int, list[int], float | None]:
+    """The exit status, the steps done around the first signal, and when the last one was sent."""
     after, number = order.get("after"), order.get("signal", signal.SIGKILL)
     deadlines = [] if after is None else [time.monotonic() + after]
     if deadlines and order.get("again"):
         deadlines.append(deadlines[0] + order["again"])
     limit = time.monotonic() + 120
     rows: list[int] = []
+    told = None
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
-            return status, rows
+            return status, rows, told
         if deadlines and time.monotonic() >= deadlines[0]:
             deadlines.pop(0)
             before = _steps(order)
             os.kill(pid, number)
+            told = time.monotonic()
             rows = rows or [before, _steps(order)]
         if time.monotonic() > limit:
             os.kill(pid, signal.SIGABRT)  # a hang is a failure

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import time
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -129,6 +130,33 @@ def test_saving_twice_keeps_a_whole_one_and_replaces_a_damaged_one(saved, caplog
     assert checkpoint.load(saved / "step-000006").adapter["layers.0.lora_a"][0, 0].item() == 0.75
     assert "the checkpoint of step 6 is set aside" in caplog.text
     assert "state.json" in caplog.text
+
+
+def test_one_that_knew_less_gives_way_and_comes_back_when_that_fails(saved, monkeypatch):
+    before = told(saved)
+    rename = Path.rename
+
+    def failing(path, target):
+        if path.name == "new":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="no"):
+        checkpoint.save(saved, 6, contents(6, 0.75), replace=True)
+    monkeypatch.undo()
+    assert told(saved) == before
+    checkpoint.save(saved, 6, contents(6, 0.75), replace=True)
+    assert checkpoint.load(saved / "step-000006").adapter["layers.0.lora_a"][0, 0].item() == 0.75
+    assert names(saved) == ["step-000003", "step-000006"]
+
+
+def test_one_that_a_crash_left_replaced_by_nothing_is_put_back(saved):
+    before = told(saved)
+    (saved / ".tmp-step-000006-x").mkdir()
+    (saved / "step-000006").rename(saved / ".tmp-step-000006-x" / "old")
+    checkpoint.sweep(saved)
+    assert told(saved) == before
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from mlx_ft import data_report, trainer
 from mlx_ft.checkpoint import Checkpoint
 from mlx_ft.cli import main as cli
 from mlx_ft.config.schema import Config, TrainConfig
+from mlx_ft.judge import Judge
 from mlx_ft.main import main
 from mlx_ft.resume import Resumed, check_done, is_finished
 from mlx_ft.target import Target, target
@@ -136,6 +137,32 @@ def test_a_change_that_was_permitted_once_needs_no_second_permission(place, monk
     assert "resumed with changes, from step 7: optimizer.weight_decay" in capsys.readouterr().err
     assert main(resumable(AUTO, "train.max_steps=10")) == 2  # as it was: now that is the change
     assert "optimizer.weight_decay: was 0.1, is 0.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_validation_that_was_stopped_is_in_the_last_checkpoint(place, monkeypatch, longer):
+    """The checkpoint of that step, which the stop wrote, did not know it."""
+    assert main(resumable("eval.every=2", "hydra.run.dir=whole")) == 0
+    if longer:
+        assert (
+            main(resumable("eval.every=2", "hydra.run.dir=whole", AUTO, "train.max_steps=8")) == 0
+        )
+    validate = Judge.validate
+
+    def stopped(self, display, step):
+        if step == 6:
+            raise KeyboardInterrupt
+        return validate(self, display, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "validate", stopped)
+        assert main(resumable("eval.every=2")) == 130
+    assert progress(place / "run", 6)["validated_step"] == 4
+    assert main(resumable("eval.every=2", AUTO)) == 0
+    assert progress(place / "run", 6)["validated_step"] == 6
+    if longer:
+        assert main(resumable("eval.every=2", AUTO, "train.max_steps=8")) == 0
+    assert remains(place / "run") == remains(place / "whole")
 
 
 def test_where_a_spike_rewinds_to_is_part_of_the_run(place, capsys):

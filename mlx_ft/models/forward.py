@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # How a model says that it is not of the shape that is tried.
 REFUSALS = (TypeError, ValueError, AttributeError, LookupError, NotImplementedError)
 
+PROBE = ((1, 2, 3, 5, 7, 6, 4, 3, 2, 9, 1), (1, 2, 3, 5, 7, 6, 4, 3, 8))  # two rows
 # A probe's largest difference, relative to the largest value. Where the same products are taken
 # it is tight: a soft cap bends small logits by very little.
 SAME = 1e-5
@@ -79,11 +80,17 @@ def forward_of(model: nn.Module) -> Forward:
         return logits
 
     full = Forward(whole, lambda logits: logits, splits=False, segments=False)
-    model.eval()  # dropout would make the probe's two answers differ
+    model.eval()  # dropout would make the probe's answers differ
+    padded, positions = _padded(PROBE)
+    try:
+        expected = full.logits_at(padded, positions)
+    except REFUSALS:
+        return full
     found = _split(model, count)
-    if found is None or not _same(full, found):
+    if found is None or not _same(found, padded, positions, expected):
         found = full
-    return Forward(found.backbone, found.head, found.splits, _takes_segments(model, full, found))
+    takes_segments = segments.install(model) and _takes_segments(found, expected)
+    return Forward(found.backbone, found.head, found.splits, takes_segments)
 
 
 def with_frozen(forward: Forward, model: nn.Module, depth: int, store: Store) -> Forward:
@@ -125,13 +132,12 @@ def _split(model: Any, count: int) -> Forward | None:
     return None
 
 
-def _same(full: Forward, split: Forward) -> bool:
-    tokens, positions = mx.array([[1, 2, 3, 5]]), mx.array([0, 1, 2, 3])
-    try:
-        expected, found = (half.logits_at(tokens, positions) for half in (full, split))
-    except REFUSALS:
-        return False
-    return _alike(expected, found, SAME)
+def _padded(rows: Sequence[Sequence[int]]) -> tuple[mx.array, mx.array]:
+    """(tokens (B, T), the flattened positions of all that are not padding)."""
+    width = max(map(len, rows))
+    tokens = mx.array([[*row, *[0] * (width - len(row))] for row in rows])
+    positions = [at * width + i for at, row in enumerate(rows) for i in range(len(row))]
+    return tokens, mx.array(positions)
 
 
 @dataclass(frozen=True)
@@ -140,19 +146,21 @@ class _Row:
     targets: np.ndarray
 
 
-def _takes_segments(model: nn.Module, full: Forward, found: Forward) -> bool:
-    """Whether two rows that begin alike get the logits that they get one by one."""
-    if not segments.install(model):
+def _same(found: Forward, tokens: mx.array, positions: mx.array, expected: mx.array) -> bool:
+    try:
+        return _alike(expected, found.logits_at(tokens, positions), SAME)
+    except REFUSALS:
         return False
-    rows = [[1, 2, 3, 5, 7, 6, 4, 3, 2, 9, 1], [1, 2, 3, 5, 7, 6, 4, 3, 8]]
+
+
+def _takes_segments(found: Forward, expected: mx.array) -> bool:
+    """Whether the probe's rows, which begin alike, get their logits as segments too."""
     laid = lay_out(
-        [_Row(np.array([*row, 0]), np.ones(len(row) + 1, dtype=bool)) for row in rows], share=True
+        [_Row(np.array([*row, 0]), np.ones(len(row) + 1, dtype=bool)) for row in PROBE], share=True
     )
     try:
         hidden = found.at(mx.array(laid.tokens)[:, None], mx.array(laid.positions), Segments(laid))
-        alone = [full.logits_at(mx.array([row]), mx.arange(len(row))) for row in rows]
-        expected, logits = mx.concatenate(alone), found.head(hidden)
-        return _alike(expected, logits, LIKE[expected.dtype])
+        return _alike(expected, found.head(hidden), LIKE[expected.dtype])
     except REFUSALS:
         return False
 
