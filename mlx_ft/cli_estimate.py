@@ -101,8 +101,9 @@ def run(args: argparse.Namespace) -> int:
     length = config.memory_profile.max_seq_length
     work = _work(config, args.rows, args.tokens)
     fitted = memory_plan.fitted(config, asked, job.estimate, work.longest or length, room.size)
-    job = replace(job, config=fitted)
-    speed = memory_plan.speed(fitted)
+    if fitted is not config:
+        job, work = replace(job, config=fitted), _work(fitted, args.rows, args.tokens)
+    speed = memory_plan.speed(fitted, device)
     packed = "quantization" in numbers
     found = _figures(job, work, room, speed, device, packed)
     if args.json:
@@ -114,11 +115,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _work(config: Config, rows: int | None, tokens: int | None) -> Work:
     """From the data where they can be encoded here and now, otherwise by assumption."""
-    from mlx_ft.models.tokenizer import needs_download
+    from mlx_ft.models.tokenizer import is_here
 
     paths = config.data.path if isinstance(config.data.path, list) else [config.data.path]
     remote = any("hub:" in str(path) for path in paths)
-    if rows is None and tokens is None and not remote and not needs_download(config.model):
+    cache_dir = Path(config.paths.cache_dir).expanduser()
+    if rows is None and tokens is None and not remote and is_here(config.model, cache_dir):
         return _counted(config)
     return _assumed(config, rows or ROWS, tokens or TOKENS)
 
@@ -173,7 +175,9 @@ def _figures(
     columns = int(profile.max_seq_length)
     needs = job.needs(columns)
     peak, beside = job.peak(columns), memory_plan.beside(config)
-    saving = knobs(now, job.rows, columns, job.rows * columns, device=device, packed=packed)
+    longest = work.longest or columns  # what there will be at once, where it is known
+    needed = job.peak(longest) + beside
+    saving = knobs(now, job.rows, longest, job.rows * longest, device=device, packed=packed)
     operations = job.operations(work.tokens, work.length, work.targets)
     held = {
         "weights": now.weights, "adapter": now.adapter, "best adapter": now.adapter,
@@ -188,8 +192,8 @@ def _figures(
         "trainable": now.trainable,
         "profile": asdict(profile),
         "memory": {**held, **during, "mlx_peak": peak, "beside": beside, "total": peak + beside},
-        "longest_row": None if work.longest is None else job.peak(work.longest) + beside,
-        "budget": {"size": room.size, "bound": room.bound, "fits": peak + beside <= room.size},
+        "longest_row": None if work.longest is None else needed,
+        "budget": {"size": room.size, "bound": room.bound, "fits": needed <= room.size},
         "knobs": [asdict(knob) for knob in saving],
         "disk": {"adapter": job.adapter_file(), "checkpoint": job.checkpoint(),
                  "checkpoints": job.checkpoint() * config.checkpoint.keep_last,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -10,13 +11,15 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
-from mlx_ft import runtime
+from mlx_ft import exponentials, runtime
 from mlx_ft.activations import Store
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import ConfigError
+from mlx_ft.models import segments
 from mlx_ft.models.forward import Forward, with_frozen
 from mlx_ft.models.load import Loaded, weights_digest
 
+DECIDING = (exponentials, segments)  # code that decides last digits
 FEW_LAYERS = 2  # that cost no more than to remember them
 
 
@@ -94,6 +97,7 @@ def _remembering(
         config.threads, os.environ.get("OPENBLAS_NUM_THREADS"), os.cpu_count(),
         platform.machine(), platform.processor(),
         *map(metadata.version, ("mlx", "mlx-lm", "mlx-ft")),
+        *(hashlib.sha256(inspect.getsource(code).encode()).hexdigest() for code in DECIDING),
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(made_from, default=str).encode()).hexdigest()[:24]
     folder = Path(config.paths.cache_dir).expanduser() / "activations" / name

@@ -148,7 +148,8 @@ def _swiglu_gradient(primals: Any, cotangents: Any, outputs: Any) -> Any:
 
 def _with_vectors(own: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def swiglu(gate: mx.array, x: mx.array) -> mx.array:
-        if gate.size < SMALL or not (one_by_one(gate) and one_by_one(x)):
+        alike = gate.shape == x.shape and gate.dtype == x.dtype
+        if gate.size < SMALL or not (alike and one_by_one(gate)):
             return own(gate, x)
         found: Any = _swiglu(gate, x)
         result: mx.array = found[0]

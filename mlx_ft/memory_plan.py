@@ -158,9 +158,10 @@ def fitted(config: Config, asked: Config, job: Estimate, columns: int, size: int
     return replace(config, memory_profile=smaller)
 
 
-def speed(config: Config) -> Speed:
-    """Of the machine that the profile is for; a CPU is measured in a moment."""
-    if (found := SPEEDS.get(config.memory_profile.name)) is not None:
+def speed(config: Config, device: str) -> Speed:
+    """Of the machine that the profile is for; a CPU, or a CUDA card, is measured in a moment."""
+    found = SPEEDS.get(config.memory_profile.name)
+    if found is not None and device == "metal":
         return found
     if config.memory_profile.compute_dtype != "float32" or mx.default_device() != mx.cpu:
         size, share, what = 4 * SIZE, 0.3, "this GPU's"

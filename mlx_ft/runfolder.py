@@ -101,12 +101,12 @@ class RunFolder:
         if self._lock is None:
             return
         mine = os.fstat(self._lock.fileno())
-        with suppress(OSError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             there = (self.path / LOCK).stat()
             if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
                 return
         raise StorageError(
-            f"{self.path} was removed or renamed while the run went on, and the run stopped. What "
+            f"{self.path}, or {LOCK} in it, was removed or renamed while the run went on. What "
             "it had written is where the folder is now, if it is anywhere: put it back and go on "
             "with the run, or begin again"
         )

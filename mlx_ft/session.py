@@ -266,12 +266,12 @@ class Session:
             self.kept = Validation(progress.best_loss, 0)
         elif progress.validated_step == progress.step and progress.last_loss is not None:
             self.kept = Validation(progress.last_loss, 0)
-        before, after = self.judge.before, progress.last_loss
-        if before is not None and after is not None and after > before.loss:
+        before, after = self.judge.before, self.kept
+        if before is not None and after is not None and after.loss > before.loss:
             logger.warning(
-                "the validation loss ended at %.4f, above the %.4f of the base model: this "
-                "training did harm. Lower optimizer.learning_rate, and look at the rows",
-                after,
+                "the validation loss of this adapter is %.4f, above the %.4f of the base model: "
+                "the training did harm. Lower optimizer.learning_rate, and look at the rows",
+                after.loss,
                 before.loss,
             )
         self.record.adapter(self.state, self.accepted)

@@ -189,3 +189,51 @@ def test_operations_follow_from_the_weights():
     size = JOB.dimensions
     per_token = 2 * (4 + 2) * 10**6 + 8 * 2 * 1024 * 100 + 4 * 1024 * size.vocabulary + 6 * 10**6
     assert job.operations(10, 100, 1.0) == 10 * per_token
+
+
+def test_nothing_is_converted_for_an_estimate(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLX_FT_CACHE", str(tmp_path / "nothing"))
+    found = estimated(capsys)
+    assert found["work"]["about"].endswith("(assumed: --rows, --tokens)")
+    assert not (tmp_path / "nothing" / "models").exists()
+
+
+def test_the_longest_row_decides_and_the_plan_is_that_of_the_fitted_batch(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tiny.save(tmp_path / "model")
+    rows = [{"prompt": f"say {n}", "completion": str(n)} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    job = [
+        "model.path=./model", "data=custom", "data.path=rows.jsonl", "data.valid_fraction=0.2",
+        "train.epochs=1", "memory_profile.grad_accumulation_steps=1",
+        "memory_profile.max_seq_length=4096",
+    ]  # fmt: skip
+    found = estimated(capsys, *job)
+    assert (found["profile"]["micro_batch_size"], found["work"]["steps"]) == (8, 4)
+    room = found["longest_row"] / GIB
+    assert found["memory"]["total"] > 2 * found["longest_row"]
+    assert estimated(capsys, *job, f"memory_profile.memory_limit_gb={room}")["budget"]["fits"]
+    monkeypatch.setattr(memory_plan, "fitted", lambda config, *_: replace(
+        config, memory_profile=replace(config.memory_profile, micro_batch_size=2)
+    ))  # fmt: skip
+    assert estimated(capsys, *job)["work"]["steps"] == 16
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [{"group_size": 0, "bits": 4}, {"group_size": 64, "bits": 4, "mode": "mxfp4"}, {"bits": 4},
+     {"quant_method": "gptq", "bits": 4, "group_size": -1}, {"quant_method": "fp8"}],
+)  # fmt: skip
+def test_a_quantization_that_cannot_be_counted_is_refused(quantization, tmp_path, capsys):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**tiny.LLAMA, "quantization_config": quantization}))
+    assert cli.main(["estimate", "model.path=some/model", "--config", str(file)]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_mac_is_not_assumed_of_another_gpu(monkeypatch):
+    config = Config(memory_profile=MemoryProfileConfig(name="m1_max_32gb", compute_dtype="float32"))
+    assert "M1 Max" in memory_plan.speed(config, "metal").about
+    assert "M1 Max" not in memory_plan.speed(config, "cuda").about

@@ -132,30 +132,46 @@ def empty(config: Mapping[str, Any], model: ModelConfig, *, compute_dtype: str) 
     import_mlx_lm()
     from mlx_lm.utils import _get_classes
 
+    packing = _packing(config)
     try:
         model_class, arguments = _get_classes(dict(config))
         made: nn.Module = model_class(arguments.from_dict(dict(config)))
+        if packing:
+            _pack(made, packing)
+        elif model.quantize:
+            quantize.quantize(made, model.quantize)
+        if model.dequantize:
+            quantize.dequantize(made)
+        quantize.cast(made, getattr(mx, compute_dtype))
     except Exception as error:  # mlx-lm's classes raise whatever a config provokes
         raise ModelError(
             f"mlx-lm cannot build a model of this config.json ({type(error).__name__}: {error})"
         ) from error
-    quantization = config.get("quantization") or config.get("quantization_config")
-    if quantization:
-        _pack(made, quantization)
-    elif model.quantize:
-        quantize.quantize(made, model.quantize)
-    if model.dequantize:
-        quantize.dequantize(made)
-    quantize.cast(made, getattr(mx, compute_dtype))
     made.freeze()
     return made
+
+
+def _packing(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How its weights are quantized, as MLX does it. Raises ModelError for another way."""
+    found = config.get("quantization") or config.get("quantization_config")
+    if not found:
+        return None
+    numbers = (
+        [found.get(name) for name in ("bits", "group_size")] if isinstance(found, Mapping) else []
+    )
+    if not numbers or not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise ModelError(
+            f"config.json has the quantization {found!r}, which cannot be counted here; expected "
+            "MLX's, with bits and group_size. Name a model that is not quantized, or by MLX"
+        )
+    return dict(found)
 
 
 def _pack(model: nn.Module, settings: Mapping[str, Any]) -> None:
     """Quantize the layers as a model's config.json says."""
     import mlx.nn as nn
 
-    group_size, bits = settings.get("group_size", 64), settings.get("bits", 4)
+    group_size, bits = settings["group_size"], settings["bits"]
 
     def chosen(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if not hasattr(module, "to_quantized") or module.weight.shape[-1] % group_size:

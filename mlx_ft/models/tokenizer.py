@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.deferred import Deferred
 from mlx_ft.errors import ModelError
-from mlx_ft.models import hub
+from mlx_ft.models import gguf, hub, read
 from mlx_ft.models.folder import PICKLED, TOKENIZERS, read_config
 from mlx_ft.models.load import Located, locate
 from mlx_ft.models.read import read_tokenizer
@@ -36,13 +36,18 @@ def deferred_tokenizer(located: Located) -> Deferred[TokenizerWrapper]:
     Its key is made of all files beside the weights and of the versions of what reads them.
     """
     digest = hashlib.sha256(repr([(name, metadata.version(name)) for name in READERS]).encode())
+    for source in (read.__file__, __file__):
+        digest.update(Path(source).read_bytes())
     places = (located.path, located.path / MORE_TEMPLATES)
     files = [file for place in places if place.is_dir() for file in place.iterdir()]
     for file in sorted(file for file in files if file.is_file() and not _is_weights(file)):
         stat = file.stat()
         digest.update(f"{file.relative_to(located.path)}\0{stat.st_size}\0".encode())
         small = stat.st_size <= LARGE
-        digest.update(file.read_bytes() if small else str(stat.st_mtime_ns).encode())
+        try:
+            digest.update(file.read_bytes() if small else str(stat.st_mtime_ns).encode())
+        except OSError as error:  # whoever needs it will say so
+            digest.update(repr(error).encode())
     return Deferred(digest.hexdigest(), lambda: load_tokenizer(located))
 
 
@@ -77,6 +82,18 @@ def fetch_tokenizer(config: ModelConfig, cache_dir: Path) -> TokenizerWrapper:
     if content is None or faults:
         raise ModelError(f"{name} cannot be used as a model:", faults)
     return read_tokenizer(folder, content.get("eos_token_id"))
+
+
+def is_here(config: ModelConfig, cache_dir: Path) -> bool:
+    """Whether the model can be read as it is: nothing is to be downloaded or converted."""
+    if config.path == "embedded":
+        file = gguf.find_embedded()
+    else:
+        kind, path = hub.classify(config.path)
+        if kind != "gguf":
+            return not needs_download(config)
+        file = path if path.is_file() else None
+    return file is not None and gguf.folder_for(file, cache_dir).is_dir()
 
 
 def needs_download(config: ModelConfig) -> bool:
