@@ -138,12 +138,13 @@ class MemoryWatch:
         refused = need > UNSEEN * free
         if refused or (tight and not self._tight) or parts > max(at_least, self._most_parts):
             bound = self.budget.bound if room < free else "what is free now"
+            taken = f"is taken in {parts} parts: one" if parts > 1 else "cannot be split: it"
             why = (
-                f"a batch of {rows} x {mask.shape[1]} tokens is taken in {parts} parts: one needs "
+                f"a batch of {rows} x {mask.shape[1]} tokens {taken} needs "
                 f"about {_gb(need)}, and {bound} leaves {_gb(room)}"
             )
             if tight and not refused:
-                why += ", whatever it is split into: training goes on above the limit"
+                why += ". Training goes on above the limit"
         self._most_parts = max(self._most_parts, parts)
         self._tight = self._tight or tight
         return Split(

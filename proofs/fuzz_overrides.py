@@ -96,7 +96,7 @@ def _outside(case: Case, outcome: Outcome, scratch: Scratch) -> Iterator[str]:
     paths += [found[0].removeprefix("file:") for kind, *found in outcome.events if kind == "sqlite"]
     paths += [str(scratch.root / name) for name in outcome.changed if name != "cwd"]
     named = [scratch.cwd / path for path in paths if path != ":memory:"]
-    links = [os.path.realpath(path.parent) + f"/{path.name}" for path in named]
+    links = [str(Path(os.path.realpath(path.parent)) / path.name) for path in named]
     for path in sorted({*map(os.path.realpath, named), *links}):  # a link, and where it leads
         inside = any(path == place or path.startswith(place + "/") for place in allowed)
         if not inside and path not in ("/dev/null", str(scratch.cwd), str(scratch.root)):

@@ -408,6 +408,6 @@ def test_a_limit_below_the_model_is_told_once():
     machine = Machine()
     watched = watch(machine, limit_gb=0.5)
     first, second = watched.split(mask()), watched.split(mask())
-    assert "training goes on above the limit" in first.why
+    assert "Training goes on above the limit" in first.why
     assert (first.parts, first.refused) == (8, False)
     assert (second.parts, second.why) == (8, "")

@@ -148,7 +148,7 @@ class MemoryProfileConfig:
         None, "Memory kept resident by macOS; `null`: Metal's advice.", minimum=0, maximum=10**6
     )
     memory_limit_gb: float | None = option(
-        None, "Memory that a run should stay under; `null`: no limit.", above=0, maximum=10**6
+        None, "Memory that a run should stay under; `null`: no limit.", minimum=0.01, maximum=10**6
     )
 
 

@@ -179,6 +179,11 @@ def test_a_step_of_more_micro_batches_than_ever_end_is_refused():
     assert "at most 1,000,000" in fault
 
 
+def test_a_memory_limit_that_rounds_to_nothing_is_refused():
+    [fault] = check(changed(memory_profile__memory_limit_gb=1e-300))
+    assert "at least 0.01" in fault
+
+
 @pytest.mark.parametrize("name", ["cache_limit_gb", "wired_limit_gb", "memory_limit_gb"])
 def test_more_bytes_than_a_number_of_mlx_holds_are_refused(name):
     [fault] = check(changed(**{f"memory_profile__{name}": 1e12}))
