@@ -44,7 +44,8 @@ def faults(case: Case, outcome: Outcome, scratch: Scratch) -> Iterator[str]:
     if code == 2:
         if not outcome.err.endswith("Nothing was written.\n"):
             yield "does not say that nothing was written"
-        if left := [name for name in outcome.changed if not name.startswith(("home", "tmp/"))]:
+        kept = ("home", "tmp/", *_cache_places(case))
+        if left := [name for name in outcome.changed if not name.startswith(kept)]:
             yield f"left {left[:5]}"
     if code == 0 and not case.prints and "-m" not in case.args:
         yield from _run_faults(scratch)
@@ -60,6 +61,12 @@ def faults(case: Case, outcome: Outcome, scratch: Scratch) -> Iterator[str]:
             yield f"runs {what}"
         if kind == "network" and "127.0.0.1" not in what[0] and "localhost" not in what[0]:
             yield f"asks the network for {what[0]}"
+
+
+def _cache_places(case: Case) -> list[str]:
+    """What was encoded of good files stays in the cache that the case named."""
+    named = any(word.startswith("paths.cache_dir=") for word in case.args)
+    return [os.path.normpath(f"cwd/{place}") for place in case.places] if named else []
 
 
 def _screen_faults(screen: str) -> Iterator[str]:
