@@ -168,7 +168,6 @@ def child(case: Case) -> dict[str, int]:
     checkpoint_layers(model, count(case.checkpointed, adapter.num_layers))
     forward = forward_of(model)
     optimizer = optim.build_optimizer(config.optimizer)
-    optimizer.init(model.trainable_parameters())
     state = TrainState(model, optimizer)
     state.best_adapter = {name: array + 0 for name, array in state.adapter().items()}
     mx.eval(model.parameters(), optimizer.state, state.best_adapter)

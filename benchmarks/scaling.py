@@ -99,7 +99,6 @@ def measure(job: Job, repeats: int, peak: float) -> Cost:
     batches = Batches(rows, job.rows, 0, pad_id=0)
     optimizer = OptimizerConfig()
     rule = optim.build_optimizer(optimizer)
-    rule.init(model.trainable_parameters())
     config = TrainConfig(max_steps=steps)
     results = list(
         trainer.train(

@@ -247,14 +247,14 @@ def draw(findings: list[Finding], axes: Any) -> None:
 
 def main() -> None:
     parser = measuring.parser(__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=list(NAMES))
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []])  # none given: []
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scale", type=int, default=1, help="divides the sizes, for a short try")
     arguments = parser.parse_args()
     about = measuring.machine()
     run = {"head": head, "packing": packing, "prefix": prefix, "frozen": frozen}
     findings: list[Finding] = []
-    for name in arguments.names:
+    for name in arguments.names or NAMES:
         findings += run[name](arguments.repeats, arguments.scale)
     show(findings)
     kept = {found.name: {**asdict(found), "ratio": found.ratio} for found in findings}

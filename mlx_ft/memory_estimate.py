@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_ft import runtime
+from mlx_ft import buckets, runtime
 from mlx_ft.config.schema import Config
 from mlx_ft.losses import CHUNK
 from mlx_ft.models.checkpointing import count
@@ -162,7 +162,8 @@ class Estimate:
         widths = cells * self._bytes(4, 3, 2, 4 if own else 5, 7)
         copies = cells * self._copies(5, 1, 1)
         loss = self._loss(cells, max(1, targets))
-        update = self.adapter * (1.25 + self.moments)
+        joined = min(self.adapter, buckets.AT_ONCE * 4 * buckets.MOST)
+        update = self.adapter * (1.25 + self.moments) + 3 * joined
         whole = (self.adapted - self.checkpointed) * (widths + copies + pairs)
         kept = whole + self.checkpointed * cells * size.hidden * self.float_bytes
         layer = 0.0

@@ -75,9 +75,7 @@ class Session:
             weights=accepted.dataset.weights,
         )
         optimizer = optim.build_optimizer(self.config.optimizer)
-        model = accepted.loaded.model
-        optimizer.init(model.trainable_parameters())
-        self.state = TrainState(model, optimizer)
+        self.state = TrainState(accepted.loaded.model, optimizer)
         self.plan = self._plan()
         self.record = Record(accepted.config, accepted.public, folder, parent_run_id)
         self.fingerprint = resume.fingerprint(accepted)

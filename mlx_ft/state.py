@@ -11,9 +11,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optimizers
-from mlx.utils import tree_flatten, tree_map_with_path
+from mlx.utils import tree_map_with_path
 
 from mlx_ft import checkpoint, lora
+from mlx_ft.buckets import Buckets
 from mlx_ft.checkpoint import Arrays, Checkpoint
 from mlx_ft.errors import CheckpointError, TrainingError
 
@@ -51,21 +52,27 @@ class TrainState:
     """Everything that a training step changes.
 
     The model holds the adapter's arrays, the optimizer its moments. Random numbers need no
-    state of their own: each micro-step is seeded from (seed, micro_step).
+    state of their own: each micro-step is seeded from (seed, micro_step). optimizer: a new one.
     """
 
     model: nn.Module
     optimizer: optimizers.Optimizer
     progress: Progress = field(default_factory=Progress)
     best_adapter: dict[str, mx.array] | None = None
+    buckets: Buckets = field(init=False)
+
+    def __post_init__(self) -> None:
+        parameters = self.model.trainable_parameters()
+        self.buckets = Buckets(parameters, self.optimizer)
+        self.optimizer.init(self.buckets.join(parameters))
 
     def adapter(self) -> dict[str, mx.array]:
         """The adapter's arrays as they are now."""
         return lora.parameters(self.model)
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimizer's arrays by flattened names."""
-        return dict(tree_flatten(self.optimizer.state))
+        """The optimizer's arrays, each named by the adapter's that it belongs to."""
+        return self.buckets.named(self.optimizer.state)
 
     def files(self, about: Mapping[str, Any]) -> dict[str, bytes]:
         """What a checkpoint holds of this state beside the adapter; `about` goes into `state.json`.
@@ -108,8 +115,9 @@ class TrainState:
         self.model.load_weights(list(saved.adapter.items()), strict=False)
         # By the names of the tree as it is, which also has empty branches. In place: a compiled
         # step watches this very dictionary.
+        arrays = self.buckets.unnamed(dict(saved.optimizer), self.optimizer.state)
         self.optimizer.state.update(
-            tree_map_with_path(lambda name, _: saved.optimizer[name], self.optimizer.state)
+            tree_map_with_path(lambda name, _: arrays[name], self.optimizer.state)
         )
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
 

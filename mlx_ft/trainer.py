@@ -38,7 +38,7 @@ RECENT_LOSSES = 20  # whose median says what a usual loss is
 ENOUGH_LOSSES = 5
 PART_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps the seeds of parts far apart
 
-Sums = tuple[Any, mx.array, mx.array]  # of gradients, of losses, number of targets
+Sums = tuple[Any, mx.array, mx.array]  # of gradients (in buckets), of losses; how many targets
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _check_patience(state: TrainState, patience: int, *, ended: bool = False) ->
 
 
 def _zeros(state: TrainState) -> Sums:
-    gradients = tree_map(mx.zeros_like, state.model.trainable_parameters())
+    gradients = tree_map(mx.zeros_like, state.buckets.join(state.model.trainable_parameters()))
     return gradients, mx.array(0.0), mx.array(0.0)
 
 
@@ -296,7 +296,7 @@ def _build_step(
     compute: Compute,
     guard: MemoryGuard,
 ) -> _Step:
-    model, optimizer = state.model, state.optimizer
+    model, optimizer, buckets = state.model, state.optimizer, state.buckets
     if compute.targets_only and not forward.splits:
         logger.info("this model's logits are computed at every position, targets or not")
 
@@ -305,14 +305,14 @@ def _build_step(
     ) -> tuple[mx.array, mx.array, mx.array]:
         mean = tree_map(lambda g: g / count, gradients)
         clipped, norm = clip(mean, optimizer_config.max_grad_norm)
-        old_parameters = model.trainable_parameters()
+        old_parameters = buckets.join(model.trainable_parameters())
         old_state = tree_map(lambda array: array, optimizer.state)
-        optimizer.update(model, clipped)
+        parameters = optimizer.apply_gradients(clipped, old_parameters)
         loss = total / count
-        finite = mx.isfinite(total) & mx.isfinite(norm) & _all_finite(model.trainable_parameters())
+        finite = mx.isfinite(total) & mx.isfinite(norm) & _all_finite(parameters)
         taken = finite & (loss <= limit)
         keep = partial(_where, taken)
-        model.update(tree_map(keep, model.trainable_parameters(), old_parameters))
+        model.update(buckets.split(tree_map(keep, parameters, old_parameters)))
         # In place: a compiled function watches this very dictionary.
         optimizer.state.update(tree_map(keep, optimizer.state, old_state))
         return loss, norm, taken
@@ -334,7 +334,7 @@ def _accumulation(
     def accumulate(sums: Sums, *arrays: mx.array, cache: Any = None) -> Sums:
         (batch_total, batch_count), batch_gradients = gradient(*arrays, cache=cache)
         gradients, total, count = sums
-        added = tree_map(mx.add, gradients, batch_gradients)
+        added = tree_map(mx.add, gradients, state.buckets.join(batch_gradients))
         return added, total + batch_total, count + batch_count
 
     def without_padding(sums: Sums, batch: Batch) -> Sums:

@@ -61,7 +61,6 @@ def state(
     model = tiny.build(seed=seed) if model is None else model
     lora.attach(model, adapter or LoraConfig(rank=4, alpha=8))
     rule = optim.build_optimizer(optimizer or OptimizerConfig())
-    rule.init(model.trainable_parameters())
     return TrainState(model, rule)
 
 

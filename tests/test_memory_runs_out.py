@@ -43,14 +43,15 @@ def test_an_update_without_memory_leaves_the_state_as_it_was(moment, monkeypatch
     train(run, data, 2, optimizer=FLAT)
     arrays = snapshot(run.adapter()), snapshot(run.optimizer.state)
     counters = run.progress.step, run.progress.micro_step
-    genuine, evaluate = run.optimizer.update, mx.eval
+    genuine, evaluate = run.optimizer.apply_gradients, mx.eval
     updated = []
 
-    def update(model, gradients):
-        genuine(model, gradients)
+    def update(gradients, parameters):
+        result = genuine(gradients, parameters)
         updated.append(1)
         if moment == "at once":
             raise OUT
+        return result
 
     def no_room(*trees):
         if updated:
@@ -58,7 +59,7 @@ def test_an_update_without_memory_leaves_the_state_as_it_was(moment, monkeypatch
         evaluate(*trees)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.optimizer, "update", update)
+        patch.setattr(run.optimizer, "apply_gradients", update)
         patch.setattr(mx, "eval", no_room)
         with pytest.raises(TrainingError, match="memory ran out in the optimizer's update") as e:
             train(run, data, 3, optimizer=FLAT)
@@ -77,15 +78,15 @@ def test_an_update_without_memory_leaves_the_state_as_it_was(moment, monkeypatch
 def test_a_run_whose_update_has_no_memory_ends_with_what_saves_some(place, monkeypatch, capsys):
     import mlx.optimizers as optimizers
 
-    genuine, calls = optimizers.AdamW.update, []
+    genuine, calls = optimizers.AdamW.apply_gradients, []
 
-    def update(self, model, gradients):
-        genuine(self, model, gradients)
+    def update(self, gradients, parameters):
         calls.append(1)
         if len(calls) == 3:
             raise OUT
+        return genuine(self, gradients, parameters)
 
-    monkeypatch.setattr(optimizers.AdamW, "update", update)
+    monkeypatch.setattr(optimizers.AdamW, "apply_gradients", update)
     assert main(job("checkpoint.every=1", "eval.every=0", "checkpoint.best=false")) == 1
     err = capsys.readouterr().err
     assert "memory ran out in the optimizer's update" in err

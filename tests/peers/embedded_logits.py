@@ -54,7 +54,6 @@ def main() -> None:
     adapter = lora.attach(loaded.model, LoraConfig())
     optimizer = OptimizerConfig(learning_rate=1e-3, warmup_steps=0)
     rule = optim.build_optimizer(optimizer)
-    rule.init(loaded.model.trainable_parameters())
     state = TrainState(loaded.model, rule)
     row = np.array(tokens, np.int32)
     example = Example(row, row >= 0, 0, 0, None, Record({}, Path("row"), 1))

@@ -195,7 +195,6 @@ def test_windows_are_weighted_by_tokens_where_mlx_lm_averages_means(tmp_path: Pa
     assert furthest({n: (start[n] - moved[n]) / rate for n in start}, of_means) < 1e-4
 
     run = TrainState(pair_model(), optim.build_optimizer(descent(rate)))
-    run.optimizer.init(run.model.trainable_parameters())
     train(run, batches(pair, batch_size=1), 1, accumulation=2, optimizer=descent(rate))
     moved = snapshot(run.model.trainable_parameters())
     assert furthest({n: (start[n] - moved[n]) / rate for n in start}, of_tokens) < 1e-4
@@ -212,7 +211,6 @@ def test_absent_here_the_last_partial_window_is_dropped(tmp_path: Path) -> None:
     assert same(*adapters)  # the third micro-batch changed nothing
 
     run = TrainState(pair_model(), optim.build_optimizer(descent(0.5)))
-    run.optimizer.init(run.model.trainable_parameters())
     results = train(
         run,
         batches(three, batch_size=1),

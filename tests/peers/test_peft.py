@@ -73,7 +73,6 @@ def vectors(case: peer.Case, kind: str) -> dict[str, np.ndarray]:
 
 def state(model: nn.Module) -> TrainState:
     rule = optim.build_optimizer(OPTIMIZER)
-    rule.init(model.trainable_parameters())
     return TrainState(model, rule)
 
 
