@@ -9,7 +9,8 @@ packing  64 rows of log-normal length (median 200, sigma 1, cut to 20-2,000), 8 
          against padded batches bucketed by length. The last half of each row counts.
 prefix   8 rows of 40 tokens under 300 that they share, embedded model, 16 layers adapted: one
          prefix with 8 suffixes against 8 rows.
-frozen   `train.py` with the last half of the embedded model adapted: the second and later epochs
+frozen   `train.py` with the last half of the embedded model adapted, on text-to-SQL rows as they
+         are and with their tables in the prompt (`speed/rows.py`): the second and later epochs
          with the layers below cached against without.
 
 A pass is forward and backward of all rows, gradients added up; medians after one warm-up pass.
@@ -36,6 +37,7 @@ import numpy as np
 from llamas import Row
 from measuring import ROOT, median
 from mlx.utils import tree_map
+from speed.rows import write as write_rows
 
 from mlx_ft import trainer
 from mlx_ft.data.arrays import Arrays, packed, padded
@@ -183,20 +185,22 @@ def prefix(repeats: int, scale: int) -> list[Finding]:
 
 def frozen(repeats: int, scale: int) -> list[Finding]:
     """Epochs after the first, as `train.py` runs them; each repeat is an epoch more."""
-    with tempfile.TemporaryDirectory() as folder:
-        plain, ours = (
-            _epochs(Path(folder) / value, value, repeats + 1, 64 // scale)
-            for value in ("false", "true")
-        )
-    return [compare("cached frozen layers", "s", plain, ours, 1.4, 1.8)]
+    found = []
+    for kind, name in (("plain", "short rows"), ("tables", "rows with schema")):
+        with tempfile.TemporaryDirectory() as folder:
+            plain, ours = (
+                _epochs(Path(folder) / value, kind, value, repeats + 1, 64 // scale)
+                for value in ("false", "true")
+            )
+        found += [compare(f"cached frozen layers, {name}", "s", plain, ours, 1.4, 1.8)]
+    return found
 
 
-def _epochs(place: Path, cached: str, epochs: int, rows: int) -> Computed:
+def _epochs(place: Path, kind: str, cached: str, epochs: int, count: int) -> Computed:
     """Median seconds of a later epoch; loss: of all steps, added up; gradients: the adapter."""
     place.mkdir()
-    source = (ROOT / "mlx_ft/datasets/geography_sql/train.jsonl").read_text().splitlines()
-    (place / "train.jsonl").write_text("\n".join(source[:rows]) + "\n")
-    batches = rows // 4
+    write_rows(place, kind, count, 4)
+    batches = count // 4
     command = [
         sys.executable, str(ROOT / "benchmarks/speed/ours.py"), str(place / "steps"), "data=custom",
         f"data.path={place / 'train.jsonl'}", "data.valid_fraction=0", "lora.num_layers=15",

@@ -132,17 +132,21 @@ def _blocks(logits: mx.array) -> Iterator[tuple[mx.array, mx.array]]:
         yield done, largest
 
 
+def _sigmoid(array: mx.array) -> mx.array:
+    return 1.0 / (1.0 + _power_of_2(mx.clip(array * -LOG2_E, LEAST, MOST)))
+
+
 @mx.custom_function
-def _swiglu(gate: mx.array, up: mx.array) -> tuple[mx.array, mx.array]:
-    exponents = mx.clip(gate * -LOG2_E, LEAST, MOST)
-    sigmoid = 1.0 / (1.0 + _power_of_2(exponents))
-    return gate * sigmoid * up, sigmoid
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return gate * _sigmoid(gate) * up
 
 
 @_swiglu.vjp
-def _swiglu_gradient(primals: Any, cotangents: Any, outputs: Any) -> Any:
-    (gate, up), sigmoid = primals, outputs[1]
-    through = cotangents[0] * sigmoid
+def _swiglu_gradient(primals: Any, cotangent: Any, _: Any) -> Any:
+    gate, up = primals
+    # Computed again, as it is cheap and would take as much memory as the gate.
+    sigmoid = _sigmoid(mx.depends([gate], [cotangent])[0])
+    through = cotangent * sigmoid
     return through * up * (1.0 + gate * (1.0 - sigmoid)), through * gate
 
 
@@ -152,7 +156,7 @@ def _with_vectors(own: Callable[..., mx.array]) -> Callable[..., mx.array]:
         if gate.size < SMALL or not (alike and one_by_one(gate)):
             return own(gate, x)
         found: Any = _swiglu(gate, x)
-        result: mx.array = found[0]
+        result: mx.array = found
         return result
 
     swiglu.own = own  # type: ignore[attr-defined]

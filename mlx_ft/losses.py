@@ -33,7 +33,7 @@ def cross_entropy(
     Returns (sum in nats, number of targets), float32 scalars.
     """
     logits = logits.astype(mx.float32)
-    losses = _losses(logits, exponentials.logsumexp(logits), labels, label_smoothing)
+    losses = exponentials.logsumexp(logits) - _wanted(logits, labels, label_smoothing)
     # where, not a product: 0 * inf would be NaN.
     return mx.where(weights > 0, losses, 0).sum(), weights.sum()
 
@@ -106,15 +106,17 @@ def _chunk(
     logits = outputs.astype(mx.float32)
     if not train:
         return cross_entropy(logits, labels, weights, smoothing)[0], mx.array([])
+    # What the loss needs of the logits is taken first, so that they can go.
+    wanted = _wanted(logits, labels, smoothing)
+    [logits] = mx.depends([logits], [wanted])
     # One pass of exponentials for loss and gradient.
     probabilities, log_normalizer = exponentials.normalized(logits)
-    losses = _losses(logits, log_normalizer, labels, smoothing)
-    total = mx.where(weights > 0, losses, 0).sum()
+    total = mx.where(weights > 0, log_normalizer - wanted, 0).sum()
     places = labels[:, None]
     at_labels = mx.take_along_axis(probabilities, places, axis=-1) - (1 - smoothing)
     by_logits = mx.put_along_axis(probabilities, places, at_labels, axis=-1)
     if smoothing:
-        by_logits = by_logits - smoothing / logits.shape[-1]
+        by_logits = by_logits - smoothing / by_logits.shape[-1]
     _, [gradient] = mx.vjp(
         lambda hidden: [head(hidden)], [hidden], [by_logits.astype(outputs.dtype)]
     )
@@ -122,14 +124,12 @@ def _chunk(
     return total, mx.where(weights[:, None] > 0, gradient.astype(mx.float32), 0)
 
 
-def _losses(
-    logits: mx.array, log_normalizer: mx.array, labels: mx.array, smoothing: float
-) -> mx.array:
-    losses = log_normalizer - mx.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    if smoothing:
-        uniform = log_normalizer - logits.mean(axis=-1)
-        losses = (1 - smoothing) * losses + smoothing * uniform
-    return losses
+def _wanted(logits: mx.array, labels: mx.array, smoothing: float) -> mx.array:
+    """(N,): the logits' mean under the target distribution; the normalizer less it is the loss."""
+    at_labels = mx.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    if not smoothing:
+        return at_labels
+    return (1 - smoothing) * at_labels + smoothing * logits.mean(axis=-1)
 
 
 def causal_lm_loss(

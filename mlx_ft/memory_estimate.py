@@ -9,7 +9,7 @@ copies   in 16 bits 5 D + Q + F in float32 beside, as the adapter is float32
 layer    while one goes backward: 1.15 times what it keeps, or 2.2 scores and 0.9 of the rest
 again    a checkpointed layer (Chen et al. 2016) keeps D; computed anew it takes 10 D + 10 Q + 4 S
          + 18 F + 31 r + H T (MLX evaluates breadth first), or 3.2 scores and 1.8 of the rest
-loss     3 float32 arrays of logits, of at most 2.35 chunks; in 16 bits 2 more of those. Head and
+loss     2 float32 arrays of logits, of at most 2.35 chunks; in 16 bits 2 more of those. Head and
          loss are done before a layer goes backward.
 
 `benchmarks/memory.py` measures it again; docs/memory.md has the table.
@@ -159,7 +159,7 @@ class Estimate:
         size, cells = self.dimensions, sum(lengths)
         pairs = size.heads * sum(length**2 for length in lengths) * self.float_bytes
         own = self.float_bytes == 4 and runtime.scalar_exponentials()  # see exponentials.py
-        widths = cells * self._bytes(4, 3, 2, 4 if own else 5, 7)
+        widths = cells * self._bytes(4, 3, 2, 3 if own else 5, 7)
         copies = cells * self._copies(5, 1, 1)
         loss = self._loss(cells, max(1, targets))
         joined = min(self.adapter, buckets.AT_ONCE * 4 * buckets.MOST)
@@ -195,8 +195,8 @@ class Estimate:
         width = self.dimensions.vocabulary
         own = 0 if self.float_bytes == 4 else 2 * self.float_bytes
         if self.full_logits:
-            return width * (12 * targets + 2 * self.float_bytes * cells)
-        return width * min(targets, AT_ONCE * max(1, CHUNK // width)) * (12 + own)
+            return width * (16 * targets + 2 * self.float_bytes * cells)
+        return width * min(targets, AT_ONCE * max(1, CHUNK // width)) * (8 + own)
 
 
 def estimate(

@@ -38,7 +38,7 @@ RECENT_LOSSES = 20  # whose median says what a usual loss is
 ENOUGH_LOSSES = 5
 PART_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps the seeds of parts far apart
 
-Sums = tuple[Any, mx.array, mx.array]  # of gradients (in buckets), of losses; how many targets
+Sums = tuple[Any, mx.array, mx.array]  # of gradients, of losses, number of targets
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _check_patience(state: TrainState, patience: int, *, ended: bool = False) ->
 
 
 def _zeros(state: TrainState) -> Sums:
-    gradients = tree_map(mx.zeros_like, state.buckets.join(state.model.trainable_parameters()))
+    gradients = tree_map(mx.zeros_like, state.model.trainable_parameters())
     return gradients, mx.array(0.0), mx.array(0.0)
 
 
@@ -303,7 +303,9 @@ def _build_step(
     def update(
         gradients: Any, total: mx.array, count: mx.array, limit: mx.array
     ) -> tuple[mx.array, mx.array, mx.array]:
-        mean = tree_map(lambda g: g / count, gradients)
+        # Not earlier: one array of all gradients would hold a checkpointed layer's activations
+        # until the last of them is there.
+        mean = tree_map(lambda g: g / count, buckets.join(gradients))
         clipped, norm = clip(mean, optimizer_config.max_grad_norm)
         old_parameters = buckets.join(model.trainable_parameters())
         old_state = tree_map(lambda array: array, optimizer.state)
@@ -334,7 +336,7 @@ def _accumulation(
     def accumulate(sums: Sums, *arrays: mx.array, cache: Any = None) -> Sums:
         (batch_total, batch_count), batch_gradients = gradient(*arrays, cache=cache)
         gradients, total, count = sums
-        added = tree_map(mx.add, gradients, state.buckets.join(batch_gradients))
+        added = tree_map(mx.add, gradients, batch_gradients)
         return added, total + batch_total, count + batch_count
 
     def without_padding(sums: Sums, batch: Batch) -> Sums:
