@@ -23,6 +23,7 @@ from mlx_ft.models import load as models
 from mlx_ft.models.checkpointing import checkpoint_layers, count
 from mlx_ft.models.forward import Forward, forward_of
 from mlx_ft.models.tokenizer import deferred_tokenizer, needs_download
+from mlx_ft.shared import Shared
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,22 @@ class Accepted:
     adapter: lora.Adapter
     vocabulary: int | None  # rows of the model's embedding
     forward: Forward
+    shared: Shared | None = None  # with the runs before and after in this process
 
 
-def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
+def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = None) -> Accepted:
     """Load and check everything that can be wrong; writes nothing but the model cache.
 
-    Raises UserError kinds.
+    shared: has the base model where an earlier run of this process wanted the same. Raises
+    UserError kinds.
     """
     mx.reset_peak_memory()  # an earlier run of this process had its own
     ready = prepare_inputs(config)
     resolved, dataset = ready.config, ready.dataset
     profile = resolved.memory_profile
     runtime.set_limits(profile, ready.device)
-    loaded = models.load(
+    load = models.load if shared is None else shared.load
+    loaded = load(
         ready.located,
         resolved.model,
         compute_dtype=profile.compute_dtype,
@@ -75,8 +79,9 @@ def accept(config: Config, public: Mapping[str, Any]) -> Accepted:
     resolved = memory_plan.fitted(resolved, config, needed, longest, size)
     shown = _record_choices(public, resolved)
     return Accepted(
-        resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary, forward
-    )
+        resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary, forward,
+        shared,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,11 @@ def normalized(logits: mx.array) -> tuple[mx.array, mx.array]:
     Not to be differentiated.
     """
     if not one_by_one(logits):
+        largest = logits.max(axis=-1)
+        [logits] = mx.depends([logits], [largest])  # nothing needs them after the softmax
         found = mx.softmax(logits, axis=-1, precise=True)
         # The largest probability is exp(max - normalizer).
-        return found, logits.max(axis=-1) - mx.log(found.max(axis=-1))
+        return found, largest - mx.log(found.max(axis=-1))
     probabilities, normalizers = [], []
     for powers, largest in _blocks(logits):
         sums = powers.sum(axis=-1, keepdims=True)

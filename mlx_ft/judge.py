@@ -51,11 +51,38 @@ class Judge:
             self._take_over(earlier)
             return
         if self.config.before:
+            self._judge_base(display)
+            base = Base(self.before, self.answers_before, len(self.record.rows))
+            judgement.save(self.record.folder, base, self.subject)
+
+    def _judge_base(self, display: Display) -> None:
+        """Judge it now, or take over what another run of this process has found."""
+        shared, subject = self.accepted.shared, {**self.subject, **self._computed}
+        known = None if shared is None else shared.base(subject)
+        if known is None:
             self.before = self.validate(display, 0)
             _check_base(self.before)
             self.answers_before = self.answers(display, 0)
-            base = Base(self.before, self.answers_before, len(self.record.rows))
-            judgement.save(self.record.folder, base, self.subject)
+            if shared is not None:
+                shared.note_base(subject, Base(self.before, self.answers_before, 0))
+            return
+        self._take_over(known)
+        if self.before is not None:
+            self.record.validation(0, self.before)
+        if self.answers_before:
+            share = evaluation.accuracy(self.answers_before)
+            self.record.accuracy(0, share, len(self.answers_before))
+
+    @property
+    def _computed(self) -> dict[str, Any]:
+        """What the last digits of a judgement depend on, beside its subject."""
+        config = self.accepted.config
+        return {
+            "packing": config.data.packing,
+            "frozen_cache": config.train.frozen_cache,
+            "num_layers": config.lora.num_layers,
+            "generation_batch_size": config.eval.generation_batch_size,
+        }
 
     @property
     def subject(self) -> dict[str, Any]:

@@ -172,7 +172,8 @@ class Estimate:
             loss += 0.45 * (widths + pairs)
         if self.checkpointed:
             widest = self._bytes(10, 10, 4, 14 if own else 18, 31) + self._copies(15, 3, 6)
-            again = max(cells * widest + pairs, 1.8 * (widths + copies) + 3.2 * pairs)
+            scores = 2 * pairs if own else pairs
+            again = max(cells * widest + scores, 1.8 * (widths + copies) + 3.2 * pairs)
             layer = max(layer, again - whole)  # what whole layers kept is gone by then
         return Needs(*map(round, (kept, layer, loss, update)))
 

@@ -37,17 +37,20 @@ def run(
     parent_run_id: str | None = None,
     overrides: Sequence[str] = (),
     choices: Mapping[str, str] | None = None,
+    share: bool = False,
 ) -> RunResult:
     """Train one adapter and return how it went.
 
     public: the composed configuration without secrets, saved and tracked. run_dir: None makes
-    a new folder named by the time. Raises UserError kinds before anything is written; after
-    that the run's status is recorded whatever happens, and then the error is raised, with
-    notes that say what the run left behind.
+    a new folder named by the time. share: the base model, with other runs of this process.
+    Raises UserError kinds before anything is written; after that the run's status is recorded
+    whatever happens, and then the error is raised, with notes that say what the run left behind.
     """
     with StopSignal() as stop, ExitStack() as stack:
         with stop.at_once():
-            session, log, finished = _accept(config, public, run_dir, parent_run_id, stop, stack)
+            session, log, finished = _accept(
+                config, public, run_dir, parent_run_id, stop, stack, share=share
+            )
         if finished:
             return session.already_finished()
         try:
@@ -66,6 +69,8 @@ def _accept(
     parent_run_id: str | None,
     stop: StopSignal,
     stack: ExitStack,
+    *,
+    share: bool,
 ) -> tuple[Session, LogFile, bool]:
     """The run in its folder, ready to begin, and its log; True: it has nothing left to do.
 
@@ -78,6 +83,7 @@ def _accept(
     from mlx_ft.console import configure_logging
     from mlx_ft.runfolder import LogFile, RunFolder
     from mlx_ft.session import Session
+    from mlx_ft.shared import of_this_process
     from mlx_ft.target import target as find_target
 
     console = configure_logging(config.log_level)
@@ -85,7 +91,10 @@ def _accept(
     run_dir = target.folder if target else run_dir
     _check_output(config, run_dir)
     log = stack.enter_context(LogFile())
-    accepted = accept(config, public)
+    shared = of_this_process() if share else None
+    if shared is not None:
+        stack.callback(shared.rest)
+    accepted = accept(config, public, shared)
     if accepted.forward.frozen is not None:
         stack.callback(accepted.forward.frozen.close)
     if accepted.device == "cpu" and config.threads is None:

@@ -142,7 +142,7 @@ def test_what_else_happens_on_the_machine_does_not_change_the_parts():
 
 def test_parts_double_until_the_largest_fits_under_the_limit():
     eight = mask()
-    limits = {12.0: 1, 8.0: 2, 6.0: 4, 5.0: 4, 2.8: 8}  # 3 parts would do at 6
+    limits = {12.0: 1, 8.0: 2, 5.5: 4, 5.0: 4, 2.8: 8}  # 3 parts would do at 5.5
     for limit_gb, parts in limits.items():
         found = watch(Machine(), limit_gb).split(eight)
         assert found.parts == parts

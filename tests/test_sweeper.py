@@ -49,7 +49,8 @@ def world(monkeypatch, tmp_path):
         seen.located.append(config.path)
         return None if config.path == "embedded" else find(config, cache_dir)
 
-    def run(config, *, public, run_dir, parent_run_id, overrides, choices):
+    def run(config, *, public, run_dir, parent_run_id, overrides, choices, share):
+        assert share
         seen.calls.append((config, public, run_dir, parent_run_id, overrides, choices))
         outcome = seen.outcomes.get(config.lora.rank)
         summary = {"status": "FINISHED", "val_loss_after": 1 / config.lora.rank,

@@ -57,6 +57,7 @@ def _run(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
         parent_run_id=os.environ.get(PARENT_RUN) or None,
         overrides=[str(text).lstrip("+") for text in task],
         choices=group_choices(HydraConfig.instance().cfg),
+        share=True,
     )
     if result.status == "KILLED":
         raise KeyboardInterrupt
