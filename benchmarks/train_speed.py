@@ -7,8 +7,8 @@ dropout) on the same float32 weights of SmolLM2-135M-Instruct and the same rows,
 they come (`plain`) and with two tables' schema in the prompt (`tables`): 3 epochs of 64 rows, 4 at
 once, AdamW at a constant rate, loss on the answer only (up to its end-of-turn token; PEFT and
 mlx-lm go on to the newline after it, mlx-lm to a token of padding). Frozen layers are cached from
-the second epoch on, which `frozen_cache=false` goes without; `2 rows at once` accumulates two
-halves of a batch, for less memory. Each run is a process of its own; the
+the second epoch on, which `frozen_cache=false` goes without; `2 rows at once` takes
+a step in two micro-batches of 2 rows, for less memory. Each run is a process of its own; the
 order alternates from repeat to repeat, whose number is the seed. Peers: mlx-lm's own trainer, as
 installed and with the BLAS of mlx-ft loaded first; a plain torch loop in the environment of
 `.ci/peers.sh`, made when missing. All must give the embedded model's logits.
@@ -87,6 +87,12 @@ def overrides(job: Result, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def changed(given: list[str], own: list[str]) -> list[str]:
+    """The arguments with those of a variant in their place."""
+    keys = {text.partition("=")[0] for text in own}
+    return [text for text in given if text.partition("=")[0] not in keys] + own
+
+
 def train(who: str, job: Result, folder: Path) -> Result:
     """One run in a process of its own."""
     folder.mkdir(parents=True)
@@ -94,7 +100,7 @@ def train(who: str, job: Result, folder: Path) -> Result:
     job = {**job, "adapter": str(folder / "adapter"), "steps_file": str(steps)}
     if who in VARIANTS:
         command = [sys.executable, str(SPEED / "ours.py"), str(steps)]
-        command += overrides(job, folder) + VARIANTS[who]
+        command += changed(overrides(job, folder), VARIANTS[who])
         job["adapter"] = str(folder / "run/adapter")
     else:
         job |= {**PEERS, **MORE_PEERS}[who]

@@ -48,12 +48,12 @@ def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = No
     shared: has the base model where an earlier run of this process wanted the same. Raises
     UserError kinds.
     """
-    mx.reset_peak_memory()  # an earlier run of this process had its own
     ready = prepare_inputs(config)
     resolved, dataset = ready.config, ready.dataset
     profile = resolved.memory_profile
     runtime.set_limits(profile, ready.device)
     load = models.load if shared is None else shared.load
+    mx.reset_peak_memory()  # an earlier run of this process had its own
     loaded = load(
         ready.located,
         resolved.model,
@@ -73,10 +73,15 @@ def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = No
     checkpoint_layers(loaded.model, count(profile.grad_checkpoint, adapter.num_layers))
     forward = forward_of(loaded.model)
     resolved, forward = compute.choose(resolved, ready.device, forward, loaded)
-    needed = memory_guard.job(resolved, loaded, adapter, forward)
-    size = memory_plan.room(resolved, ready.device).size
-    longest = int(dataset.train.lengths.max())
-    resolved = memory_plan.fitted(resolved, config, needed, longest, size)
+    try:
+        needed = memory_guard.job(resolved, loaded, adapter, forward)
+        size = memory_plan.room(resolved, ready.device).size
+        longest = int(dataset.train.lengths.max())
+        resolved = memory_plan.fitted(resolved, config, needed, longest, size)
+    except BaseException:
+        if forward.frozen is not None:
+            forward.frozen.close()  # another run is to write there
+        raise
     shown = _record_choices(public, resolved)
     return Accepted(
         resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary, forward,

@@ -118,3 +118,16 @@ The run's own configuration is taken, from its folder. What only makes it longer
 A damaged checkpoint is set aside and the one before it is taken. What would make it another run
 is refused, with the list; train.resume_allow=[KEY] insists.
 """
+RUNS = """\
+Every run folder below FOLDER, those of sweeps too, with how it ended and its figures. Keys are
+those of the configuration (lora.rank) and of summary.json (val_loss_after).
+
+examples:
+  mlx-ft runs --columns lora.rank,optimizer.learning_rate --sort val_loss_after
+  mlx-ft runs --where lora.rank=16 --where 'accuracy_after>0.5'
+  mlx-ft runs outputs/sweeps/mine --csv > runs.csv
+"""
+DIFF = """\
+examples:
+  mlx-ft diff outputs/runs/X outputs/runs/Y
+"""

@@ -75,9 +75,14 @@ class Judge:
 
     @property
     def _computed(self) -> dict[str, Any]:
-        """What the last digits of a judgement depend on, beside its subject."""
+        """What a judgement depends on between runs of one process, beside its subject.
+
+        The dataset's folder in the cache is named by files, template, keys, lengths and seed.
+        """
         config = self.accepted.config
         return {
+            "dataset": str(self.accepted.dataset.encoded.folder),
+            "database": config.data.database,
             "packing": config.data.packing,
             "frozen_cache": config.train.frozen_cache,
             "num_layers": config.lora.num_layers,

@@ -25,7 +25,7 @@ from mlx_ft.trainer import Plan
 logger = logging.getLogger(__name__)
 
 # Settings that leave the training as it is, or say only how long it goes on.
-FREE_SECTIONS = ("checkpoint", "eval", "tracking", "paths")
+FREE_SECTIONS = ("checkpoint", "eval", "tracking", "paths", "sweep")
 FREE_KEYS = frozenset({
     "log_level", "threads", "device",  # the device in use is compared instead
     "model.path", "model.revision",  # the weights are

@@ -93,7 +93,7 @@ def _accept(
     log = stack.enter_context(LogFile())
     shared = of_this_process() if share else None
     if shared is not None:
-        stack.callback(shared.rest)
+        stack.push(shared.leave)
     accepted = accept(config, public, shared)
     if accepted.forward.frozen is not None:
         stack.callback(accepted.forward.frozen.close)

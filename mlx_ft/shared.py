@@ -42,12 +42,15 @@ class Shared:
     ) -> Loaded:
         """As `models.load`, which is called only for a model that is not here yet."""
         key = json.dumps(
-            [_files(located), str(located.path), asdict(config), compute_dtype, dequantize,
-             str(mx.default_device())]
+            [_files(located), str(located.path), located.config, asdict(config), compute_dtype,
+             dequantize, str(mx.default_device())]
         )  # fmt: skip
+        gc.collect()  # the run before hangs in cycles, and this one's peak would have its arrays
+        mx.clear_cache()
         if self._loaded is None or key != self._key:
-            self._loaded, self._key, self._bases = None, key, {}  # two might not fit into memory
-            gc.collect()
+            if key != self._key:
+                self._key, self._bases = key, {}
+            self._loaded = None  # two might not fit into memory
             self._loaded = models.load(
                 located,
                 config,
@@ -58,8 +61,14 @@ class Shared:
             self._kinds = [type(layer) for layer in self._loaded.model.layers]
         return replace(self._loaded, deferred=tokenizer or self._loaded.deferred)
 
-    def rest(self) -> None:
-        """Take everything off the model that the run has put on it."""
+    def leave(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Take everything off the model that the run has put on it, as that ends.
+
+        kind: of what ended it. A model that a run has failed with is not used again: a compiled
+        step that was broken off leaves traces in place of its weights.
+        """
+        if kind is not None:
+            self._loaded = None
         if self._loaded is None:
             return
         model = self._loaded.model
@@ -68,8 +77,6 @@ class Shared:
             layer.__class__ = kind
         model.eval()
         model.freeze()
-        gc.collect()  # a run's arrays hang in cycles, and the next one's peak would have them
-        mx.clear_cache()
 
     def base(self, subject: Mapping[str, Any]) -> Base | None:
         """How a run has judged the base model; subject: all that this depends on."""

@@ -1,5 +1,6 @@
 """Sweeps: what is refused, the parent run, failures, interruption."""
 
+import csv
 import json
 import os
 import signal
@@ -17,7 +18,8 @@ from mlx_ft.errors import ConfigError, Interrupted
 from mlx_ft.main import main
 from mlx_ft.models import load as models
 from mlx_ft.sweeper.stop import Stop
-from mlx_ft.sweeper.sweep import table
+from mlx_ft.sweeper.table import table
+from tests.models import tiny
 
 
 def test_the_table_is_aligned_and_marks_the_best():
@@ -34,7 +36,7 @@ def test_the_table_is_aligned_and_marks_the_best():
         "*  rank=16  FINISHED  0.2500    -         -        -",
         "   rank=32  FAILED    -         -         -        -",
         "   rank=64  FINISHED  -         -         -        -",
-        "* best (lowest objective)",
+        "* best (lowest val_loss_after)",
     ]
 
 
@@ -55,6 +57,8 @@ def world(monkeypatch, tmp_path):
         outcome = seen.outcomes.get(config.lora.rank)
         summary = {"status": "FINISHED", "val_loss_after": 1 / config.lora.rank,
                    "accuracy_after": 0.5, "wall_seconds": 2.0, "run_id": "r"}  # fmt: skip
+        if callable(outcome) and not isinstance(outcome, signal.Signals):
+            outcome = outcome()
         if isinstance(outcome, BaseException):
             raise outcome
         if isinstance(outcome, signal.Signals):
@@ -75,7 +79,8 @@ def world(monkeypatch, tmp_path):
             seen.finished.append((status, rows))
             seen.best = best
 
-    def start_parent(config, name, n_trials):
+    def start_parent(config, name, n_trials, journal):
+        seen.journal = journal
         seen.parents.append((config, name, n_trials))
         if seen.signal_at_start is not None:
             signal.raise_signal(seen.signal_at_start)
@@ -92,13 +97,15 @@ def world(monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(models, "locate", locate)
     monkeypatch.setattr(accept, "deferred_tokenizer", lambda _: None)
-    monkeypatch.setattr(accept, "prepare", lambda *_, **__: types.SimpleNamespace(test=[]))
+    monkeypatch.setattr(
+        accept, "prepare", lambda *_, **__: types.SimpleNamespace(test=[], digest="d")
+    )
     monkeypatch.chdir(tmp_path)
     return seen
 
 
-def statuses(world):
-    [(status, rows)] = world.finished
+def statuses(world, which=0):
+    status, rows = world.finished[which]
     return status, {row["trial"]: row["status"] for row in rows}
 
 
@@ -136,7 +143,11 @@ def test_hydra_writes_no_files_of_its_own(world, tmp_path):
     files = sorted(
         str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()
     )
-    assert files == ["out/rank=16/summary.json", "out/rank=8/summary.json"]
+    assert files == [
+        "out/.lock", "out/rank=16/summary.json", "out/rank=16/trial.json",
+        "out/rank=8/summary.json", "out/rank=8/trial.json", "out/sweep.json", "out/trials.csv",
+        "out/trials.md",
+    ]  # fmt: skip
     assert world.parents[0][1] == "out"
 
 
@@ -220,7 +231,7 @@ import sys, time, types
 from mlx_ft import runtime
 runtime.prepare()
 from mlx_ft import accept
-accept.prepare_inputs = lambda _: None
+accept.prepare_inputs = lambda _: types.SimpleNamespace(dataset=types.SimpleNamespace(digest=""))
 fake = types.ModuleType("mlx_ft.run")
 fake.run = lambda *_, **__: time.sleep(60)  # such as loading a model
 sys.modules["mlx_ft.run"] = fake
@@ -254,7 +265,7 @@ def test_sigterm_between_two_trials_leaves_no_running_parent_in_mlflow(tmp_path)
             ["2 faults in the sweep:", "Nothing was written.", "no file or folder 'a.jsonl'",
              "trial path=a.jsonl: ", "no file or folder 'b.jsonl'", "trial path=b.jsonl: "],
         ),
-        (["model.path=nope,embedded"], ["1 fault", "found 'nope'", "trial path=nope: "]),
+        (["model.path=nope,nor"], ["2 faults", "found 'nope'", "trial path=nope: "]),
         (["data.database=no.db", "seed=1,2"], ["1 fault", "no.db does not exist"]),
         (["hydra.sweep.dir=file/x", "seed=1,2"], ["1 fault", "hydra.sweep.dir", "not a folder"]),
         (["threads=1,2"], ["1 fault", "threads: cannot vary", "basic launcher"]),
@@ -285,11 +296,177 @@ def test_what_trials_share_is_checked_once(world):
     assert world.located == ["embedded"]
 
 
-def test_a_sweep_into_the_folder_of_an_earlier_one_is_refused(world, capsys):
-    assert main(["-m", "lora.rank=8,16", "hydra.sweep.dir=out"]) == 0
-    assert main(["-m", "lora.rank=16,32", "hydra.sweep.dir=out"]) == 2
-    assert "out holds such trials already" in capsys.readouterr().err
-    assert main(["-m", "lora.rank=64,128", "hydra.sweep.dir=out"]) == 0
+def test_a_sweep_that_is_repeated_runs_what_is_left_of_it(world, capsys):
+    world.outcomes = {16: KeyboardInterrupt(), 64: RuntimeError("boom")}
+    again = ["-m", "lora.rank=8,16,32,64"]
+    assert main(again) == 130
+    world.outcomes.pop(16)
+    assert main(again) == 1
+    assert [call[0].lora.rank for call in world.calls] == [8, 16, 16, 32, 64]
+    assert [call[0].train.resume for call in world.calls] == ["never"] * 5  # no files of a run
+    assert statuses(world, 1) == (
+        "FAILED",
+        {"rank=8": "FINISHED", "rank=16": "FINISHED", "rank=32": "FINISHED", "rank=64": "FAILED"},
+    )
+    assert [parent[1] for parent in world.parents] == [world.parents[0][1]] * 2
+    assert "rank=64: boom" in capsys.readouterr().out
+    assert main(again) == 1  # nothing to do
+    out = capsys.readouterr().out
+    assert "has come to its end before" in out
+    assert "sweep.retry=true runs the failed trials again" in out
+    assert len(world.parents) == 2
+    world.outcomes = {}
+    assert main([*again, "sweep.retry=true"]) == 0
+    assert [call[0].lora.rank for call in world.calls[5:]] == [64]
+
+
+def test_a_trial_with_files_of_a_run_goes_on_with_it(world, tmp_path):
+    world.outcomes = {16: KeyboardInterrupt()}
+    assert main(["-m", "lora.rank=8,16", "sweep.name=mine"]) == 130
+    folder = tmp_path / "outputs/sweeps/mine/rank=16"
+    (folder / "config.yaml").write_text("")
+    world.outcomes = {}
+    assert main(["-m", "lora.rank=8,16", "sweep.name=mine"]) == 0
+    config, _, run_dir, *_ = world.calls[-1]
+    assert (config.train.resume, run_dir) == ("auto", folder)
+
+
+def test_a_trial_that_was_killed_as_it_told_its_end_is_asked_again(world, tmp_path):
+    again = ["-m", "lora.rank=8,16", "sweep.name=mine"]
+    assert main(again) == 0
+    (tmp_path / "outputs/sweeps/mine/rank=16/trial.json").unlink()
+    content = json.loads((tmp_path / "outputs/sweeps/mine/sweep.json").read_text())
+    (tmp_path / "outputs/sweeps/mine/sweep.json").write_text(
+        json.dumps({**content, "closed": False})
+    )
+    assert main(again) == 0
+    assert [call[0].train.resume for call in world.calls] == ["never", "never", "auto"]
+
+
+def test_a_named_sweep_grows_but_takes_no_other_settings(world, capsys):
+    name = "sweep.name=mine"
+    assert main(["-m", "lora.rank=8,16", name]) == 0
+    assert main(["-m", "lora.rank=8,16,32", name]) == 0
+    assert [call[0].lora.rank for call in world.calls] == [8, 16, 32]
+    assert main(["-m", "lora.rank=8,16", name, "lora.alpha=64", "tracking=none"]) == 2
+    err = capsys.readouterr().err
+    assert "holds a sweep with other settings" in err
+    assert "lora.alpha: 32.0 there, 64.0 now" in err
+    assert "tracking" not in err
+    assert main(["-m", "lora.rank=8,16", name, "hydra.sweep.dir=x"]) == 2
+    assert len(world.calls) == 3
+
+
+def test_other_settings_are_another_sweep(world):
+    for more in ([], ["lora.alpha=64"], ["log_level=error"]):
+        main(["-m", "lora.rank=8,16", *more])
+    first, second, third = (parent[1] for parent in [*world.parents, world.parents[0]])
+    assert (first != second, first == third, len(world.calls)) == (True, True, 4)
+
+
+def test_a_point_that_is_impossible_does_not_end_the_sweep(world, capsys):
+    assert main(["-m", "lora.rank=0,8,16", "lora.dropout=0,2"]) == 1
+    assert [call[0].lora.rank for call in world.calls] == [8, 16]
+    out = capsys.readouterr().out
+    assert out.index("Trial rank=0 dropout=0 cannot be run: lora.rank: found 0") < out.index("*")
+    _, rows = world.finished[0]
+    failed = {row["trial"]: row["error"] for row in rows if row["status"] == "FAILED"}
+    assert sorted(failed) == ["rank=0 dropout=0", "rank=0 dropout=2", "rank=16 dropout=2",
+                              "rank=8 dropout=2"]  # fmt: skip
+    assert "lora.dropout: found 2" in failed["rank=8 dropout=2"]
+    assert main(["-m", "lora.rank=0,-1"]) == 2
+
+
+def test_a_point_that_has_become_possible_is_run(world, tmp_path):
+    again = ["-m", "lora.rank=8", "model.path=embedded,./late", "sweep.name=mine"]
+    assert main(again) == 1
+    assert len(world.calls) == 1
+    tiny.save(tmp_path / "late")
+    assert main(again) == 0
+    assert [call[0].model.path for call in world.calls] == ["embedded", "./late"]
+
+
+def test_each_point_may_be_run_with_several_seeds(world, capsys):
+    assert main(["-m", "lora.rank=8,16", "sweep.seeds=2", "seed=5"]) == 0
+    assert [(c[0].lora.rank, c[0].seed) for c in world.calls] == [(8, 5), (8, 6), (16, 5), (16, 6)]
+    assert main(["-m", "lora.rank=8,16", "sweep.seeds=2", "seed=5,6"]) == 2
+    assert "several values of seed" in capsys.readouterr().err
+
+
+def test_the_best_by_another_metric(world, capsys):
+    assert main(["-m", "lora.rank=8,16", "sweep.direction=maximize"]) == 0
+    assert world.best["trial"] == "rank=8"
+    out = capsys.readouterr().out
+    assert "* best (highest val_loss_after)" in out
+    assert main(["-m", "lora.rank=8,16", "sweep.metric=accuracy_after", "sweep.name=x"]) == 0
+    assert world.best["objective"] == 0.5
+
+
+def test_a_dry_run_writes_and_runs_nothing(world, tmp_path, capsys):
+    assert main(["-m", "lora.rank=8,0", "sweep.dry_run=true"]) == 0
+    out = capsys.readouterr().out
+    assert "2 trials, 1 of them to run, in outputs/sweeps/rank-" in out
+    assert "rank=8  to be run" in out
+    assert "rank=0  cannot be run: lora.rank: found 0" in out
+    assert [*tmp_path.iterdir()] == []
+    assert (world.parents, world.calls) == ([], [])
+
+
+def test_no_trial_begins_after_its_hours(world, monkeypatch, capsys):
+    again = ["-m", "lora.rank=8,16,32", "sweep.max_hours=1"]
+    with monkeypatch.context() as patch:
+        clock = iter([0.0, 100.0, 3700.0, 3800.0])  # the sweep's, then each trial's
+        patch.setattr("mlx_ft.sweeper.sweep.time.time", lambda: next(clock))
+        assert main(again) == 1
+    assert len(world.calls) == 1
+    assert "rank=16: sweep.max_hours is over" in capsys.readouterr().out
+    assert main(again) == 0
+    assert [call[0].lora.rank for call in world.calls] == [8, 16, 32]
+
+
+def test_two_processes_do_not_run_one_sweep(world, capsys):
+    outcome = []
+
+    class Other(Exception):
+        pass
+
+    def again(*_):
+        outcome.append(main(["-m", "lora.rank=8,16", "sweep.name=mine"]))
+        return Other()
+
+    world.outcomes = {8: again}
+    main(["-m", "lora.rank=8,16", "sweep.name=mine"])
+    assert outcome == [2]
+    assert "another process runs this sweep" in capsys.readouterr().err
+
+
+def test_a_sweep_leaves_its_trials_as_tables_and_the_best_configuration(world, tmp_path):
+    world.outcomes = {13: RuntimeError("a | b")}
+    again = ["-m", "lora.rank=8,13,16", "lora.alpha=1,2", "hydra.sweep.dir=out"]
+    assert main(again) == 1
+    with (tmp_path / "out/trials.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    assert [(row["lora.rank"], row["lora.alpha"], row["status"]) for row in rows] == [
+        ("8", "1", "FINISHED"), ("8", "2", "FINISHED"), ("13", "1", "FAILED"),
+        ("13", "2", "FAILED"), ("16", "1", "FINISHED"), ("16", "2", "FINISHED"),
+    ]  # fmt: skip
+    assert (rows[4]["objective"], rows[2]["error"]) == ("0.0625", "a | b")
+    text = (tmp_path / "out/trials.md").read_text()
+    assert "Best (lowest val_loss_after): rank=16 alpha=1" in text
+    assert "| a \\| b |" in text
+    assert text.count("**0.0625**") == 2
+    assert not (tmp_path / "out/best.yaml").exists()  # the fake run leaves no configuration
+    (tmp_path / "out/rank=16,alpha=1/config.yaml").write_text("seed: 1\n")
+    world.outcomes = {}
+    assert main([*again, "sweep.retry=true"]) == 0
+    assert (tmp_path / "out/best.yaml").read_text() == "seed: 1\n"
+
+
+def test_keys_of_the_sweep_are_not_swept_and_want_a_sweep(world, capsys):
+    assert main(["-m", "sweep.retry=true,false"]) == 2
+    assert "cannot be swept" in capsys.readouterr().err
+    assert main(["sweep.name=x"]) == 2
+    assert "has no effect on a single run" in capsys.readouterr().err
 
 
 def test_the_best_of_the_table_is_the_best_of_the_parent(world, capsys):

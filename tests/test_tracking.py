@@ -322,7 +322,7 @@ def test_no_tracking() -> None:
     config.tracking.backend = "none"
     tracker = build_tracker(config, "parent")
     assert isinstance(tracker, NullTracker)
-    assert start_parent(config, "sweep", 4).run_id is None
+    assert start_parent(config, "sweep", 4, Path("journal")).run_id is None
 
 
 # --- MLflow itself ---
@@ -468,9 +468,11 @@ def test_locked_database_is_waited_for(
 
 
 def test_sweep_parent_and_children(
-    config: Config, tracker: MlflowTracker, database: sqlite3.Connection
+    config: Config, tracker: MlflowTracker, database: sqlite3.Connection, tmp_path: Path
 ) -> None:
-    parent = start_parent(config, "ranks", 2)
+    journal = tmp_path / "sweep" / "tracking.jsonl"
+    journal.parent.mkdir()
+    parent = start_parent(config, "ranks", 2, journal)
     rows: list[dict[str, Any]] = []
     for rank, loss in ((8, 0.5), (16, 0.25), (32, math.nan)):
         child = build_tracker(config, parent.run_id)
@@ -488,6 +490,12 @@ def test_sweep_parent_and_children(
     assert (tags["best.trial"], tags["best.lora.rank"]) == ("rank=16", "16")
     table = (artifacts_of(config, parent.run_id) / "trials.json").read_text()
     assert '["rank=8", 8, 0.5], ["rank=16", 16, 0.25], ["rank=32", 32, "nan"]' in table
+
+    later = start_parent(config, "ranks", 3, journal)  # the sweep goes on
+    assert later.run_id == parent.run_id
+    later.finish("FAILED", rows[:1], best=rows[0])
+    assert status_of(database, parent.run_id) == ("ranks", "FAILED")
+    assert pairs(database, "tags", parent.run_id)["best.lora.rank"] == "8"
 
 
 PROCESSES = """

@@ -45,7 +45,7 @@ SETTINGS = (
     "hydra.output_subdir=null",
     "hydra.job.chdir=false",
 )
-SWEEP_DIR = "${oc.select:paths.output_dir,outputs}/sweeps/${now:%Y-%m-%d_%H-%M-%S}"
+SWEEP_DIR = "${oc.select:paths.output_dir,outputs}/sweeps"  # and in it the sweep's name
 # Where Hydra would put things, unless an argument or a file says otherwise.
 HYDRA_RUN_DIR = "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"
 HYDRA_SWEEP_DIR = "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"

@@ -161,9 +161,16 @@ def _value_faults(
     except (HydraException, ValueError) as error:
         yield str(error)
         return
+    if override.is_sweep_override() and key.startswith("sweep."):
+        yield f"{key} is of the whole sweep and cannot be swept. Give one value"
+        return
+    if key.startswith("sweep.") and not multirun:
+        yield "has no effect on a single run. Write it with -m"
     for value in values:
         yield from _interpolation_faults(value)
-        yield from _one_value(key, value, groups)
+    found = [[*_one_value(key, value, groups)] for value in values]
+    if all(found):  # otherwise the sweep says which of its trials cannot be run
+        yield from itertools.chain.from_iterable(found)
 
 
 def _values(override: Override, groups: Groups) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlx_ft.config.option import option
 from mlx_ft.config.schema_data import DataConfig
+from mlx_ft.config.schema_sweep import SweepConfig
 from mlx_ft.config.schema_train import CheckpointConfig, TrainConfig
 
 
@@ -219,6 +220,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     seed: int = option(42, "Seed of everything random in a run.", minimum=0, maximum=2**32 - 1)

@@ -3,34 +3,83 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mlx_ft import runtime
+from mlx_ft.config.compose import SWEEP_DIR as SWEEPS
 from mlx_ft.config.compose import explain, refusal, resolve
 from mlx_ft.config.given import folder_fault
+from mlx_ft.config.keys import sections
 from mlx_ft.config.schema import Config
+from mlx_ft.config.schema_sweep import SweepConfig
 from mlx_ft.errors import ConfigError, UserError
+from mlx_ft.sweeper.book import Book, common, name_of
 from mlx_ft.sweeper.grid import Trial
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 HYDRA_SUBDIR = "${hydra.job.num}"  # Hydra's own: nobody has chosen another
 
 
-def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> tuple[Config, list[Trial]]:
-    """Compose and check every trial, without a model in memory.
+@dataclass(frozen=True)
+class Accepted:
+    """A sweep that can begin. refused: trials that cannot be run, and why; some can.
 
-    cfg: composed for multirun. Returns the first's Config, and the trials with the folders that
-    they will have. Raises ConfigError with the faults of all trials.
+    first: the configuration of the first trial that can be run. book: of the sweep's folder.
     """
-    faults, own = _Faults(), own_folders(cfg)
+
+    first: Config
+    trials: list[Trial]
+    refused: dict[Trial, str]
+    book: Book
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a sweep is asked for. seeds: the argument that repeats each point, if there is one."""
+
+    sweep: SweepConfig
+    seeds: tuple[str, ...] = ()
+
+
+def settings_of(arguments: Sequence[str], cfg: DictConfig, loader: Any) -> Settings:
+    """The keys of `sweep`, which are the same for all trials. Raises ConfigError.
+
+    A configuration that is wrong in itself has none; `accept` says what is wrong.
+    """
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*arguments])
+    single = [one.input_line for one in parsed if not one.is_sweep_override()]
+    try:
+        config = resolve(loader.load_sweep_config(cfg, single))
+    except Exception:  # whatever a malformed file makes Hydra raise
+        return Settings(SweepConfig())
+    count = config.sweep.seeds
+    if count == 1:
+        return Settings(config.sweep)
+    if any(
+        one.get_key_element().lstrip("+") == "seed" for one in parsed if one.is_sweep_override()
+    ):
+        raise refusal("the sweep", [f"sweep.seeds={count} and several values of seed: give one"])
+    seeds = ",".join(str(config.seed + number) for number in range(count))
+    return Settings(config.sweep, (f"++seed={seeds}",))
+
+
+def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Accepted:
+    """Compose and check every trial, without a model in memory; nothing is written.
+
+    cfg: composed for multirun. A trial that cannot be run does not keep others from it. Raises
+    ConfigError with the faults of all trials when none can, or the sweep as a whole cannot.
+    """
+    faults, own = _Faults(len(trials)), own_folders(cfg)
     configs: list[tuple[Trial, Config]] = []
+    placed: list[Trial] = []
     for number, given in enumerate(trials):
         trial = given
         try:
@@ -44,22 +93,53 @@ def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> tuple[Confi
                 faults.add(fault, trial.name)
         except Exception as error:  # whatever a malformed file makes Hydra raise
             faults.add(explain(error), trial.name)
+        placed.append(trial)
+    HydraConfig.instance().set_config(cfg)
+    faults.refuse_if_all()
     threads = {config.threads for _, config in configs}
     if len(threads) > 1 and cfg.hydra.launcher._target_ == BASIC_LAUNCHER:
         faults.add(
             "threads: cannot vary within a sweep with the basic launcher, which runs every trial "
             "in this process. Give one value, or take another launcher (hydra/launcher=NAME)"
         )
-    HydraConfig.instance().set_config(cfg)
     _check_apart([trial for trial, _ in configs], faults)
-    faults.refuse(len(trials))
+    faults.refuse_if_all()
     first = configs[0][1]
     cache_dir = Path(first.paths.cache_dir).expanduser()
     runtime.prepare(first.threads if len(threads) == 1 else None, cache_dir)
-    _check_folders(configs, cfg, faults)
-    _check_inputs(configs, faults)
-    faults.refuse(len(trials))
-    return first, [trial for trial, _ in configs]
+    digests = _check_inputs(configs, faults)
+    faults.refuse_if_all()
+    refused = {trial: fault for trial in placed if (fault := faults.of(trial.name))}
+    able = [(trial, config) for trial, config in configs if trial not in refused]
+    settings = [{**_flat(asdict(config)), "data.digest": digests[trial]} for trial, config in able]
+    book = _book(cfg, able[0][1], placed, common(settings))
+    if reason := _unwritable(book.folder):
+        faults.add(reason)
+    faults.refuse_if_all()
+    return Accepted(able[0][1], placed, refused, book)
+
+
+def _book(
+    cfg: DictConfig, config: Config, trials: Sequence[Trial], shared: Mapping[str, Any]
+) -> Book:
+    """Of the folder that the user names, or of the one that the sweep is known by."""
+    raw = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+    assert isinstance(raw, dict)
+    folder, name = Path(str(cfg.hydra.sweep.dir)).expanduser(), config.sweep.name
+    if raw["dir"] == SWEEPS:
+        folder /= name or name_of(trials, shared)
+    elif name is not None:
+        raise refusal("the sweep", [f"sweep.name={name} and hydra.sweep.dir: one folder is enough"])
+    return Book(folder, shared)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the schema with their values."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = value if isinstance(value, Mapping) and key in sections() else None
+        found |= {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
+    return found
 
 
 def own_folders(cfg: DictConfig) -> bool:
@@ -94,25 +174,32 @@ def _check_apart(trials: Sequence[Trial], faults: _Faults) -> None:
         other = first.setdefault(Path(os.path.normpath(trial.folder)), trial)
         if other is not trial:
             faults.add(
-                f"hydra.sweep.subdir: {trial.folder} is the folder of trial {other.name} already. "
-                "Name what varies, e.g. hydra.sweep.subdir=\\${hydra.job.num}, or leave it out",
-                trial.name,
+                f"hydra.sweep.subdir: {trial.folder} is the folder of {other.name} and of "
+                f"{trial.name}. Name what varies, e.g. hydra.sweep.subdir=\\${{hydra.job.num}}, or "
+                "leave it out"
             )
 
 
 class _Faults:
     """Sentences, each with the trials that it is about; none means all."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_trials: int) -> None:
+        self._n_trials = n_trials
         self._trials: dict[str, list[str]] = {}
 
     def add(self, fault: str, *trials: str) -> None:
         self._trials.setdefault(fault, []).extend(trials)
 
-    def refuse(self, n_trials: int) -> None:
-        """Raise ConfigError if there are any."""
-        if self._trials:
-            lines = [_placed(fault, names, n_trials) for fault, names in self._trials.items()]
+    def of(self, trial: str) -> str:
+        """What is wrong with one of them."""
+        return "; ".join(fault for fault, names in self._trials.items() if trial in names)
+
+    def refuse_if_all(self) -> None:
+        """Raise ConfigError if there is none without a fault."""
+        faulty = {name for names in self._trials.values() for name in names}
+        if len(faulty) == self._n_trials or any(not names for names in self._trials.values()):
+            n = self._n_trials
+            lines = [_placed(fault, names, n) for fault, names in self._trials.items()]
             raise refusal("the sweep", lines)
 
 
@@ -125,41 +212,45 @@ def _placed(fault: str, names: Sequence[str], n_trials: int) -> str:
     return f"{which}: {fault}" if "\n" in fault else f"{fault} ({which})"
 
 
-def _check_folders(
-    configs: Sequence[tuple[Trial, Config]], cfg: DictConfig, faults: _Faults
-) -> None:
-    from mlx_ft.runfolder import held_files, writable  # MLX may be imported from here on
+def _unwritable(folder: Path) -> str | None:
+    from mlx_ft.runfolder import writable  # MLX may be imported from here on
 
-    folder = Path(str(cfg.hydra.sweep.dir)).expanduser()
-    advice = "Choose another folder with hydra.sweep.dir=FOLDER"
     if reason := writable(folder, folder):
-        faults.add(f"hydra.sweep.dir: cannot write to {folder}: {reason}. {advice}")
-        return
-    for trial, config in configs:
-        if config.train.resume == "never" and held_files(folder / trial.folder):
-            faults.add(f"hydra.sweep.dir: {folder} holds such trials already. {advice}", trial.name)
+        return (
+            f"hydra.sweep.dir: cannot write to {folder}: {reason}. Choose another folder with "
+            "hydra.sweep.dir=FOLDER"
+        )
+    return None
 
 
-def _check_inputs(configs: Sequence[tuple[Trial, Config]], faults: _Faults) -> None:
-    """Data, judge and model of every trial; what several trials share is looked at once."""
+def _check_inputs(
+    configs: Sequence[tuple[Trial, Config]], faults: _Faults
+) -> dict[Trial, str | None]:
+    """Data, judge and model of every trial; what several trials share is looked at once.
+
+    Returns the digest of each one's data.
+    """
     from mlx_ft.console import configure_logging
 
     configure_logging(configs[0][1].log_level)
-    known: dict[str, str | None] = {}
+    known: dict[str, tuple[str | None, str | None]] = {}
+    digests: dict[Trial, str | None] = {}
     for trial, config in configs:
         key = repr((config.data, config.seed, config.eval.task_rows, config.model,
                     config.memory_profile, config.device, config.paths))  # fmt: skip
         if key not in known:
-            known[key] = _fault_of(config)
-        if fault := known[key]:
+            known[key] = _looked_at(config)
+        digests[trial], fault = known[key]
+        if fault is not None:
             faults.add(fault, trial.name)
+    return digests
 
 
-def _fault_of(config: Config) -> str | None:
+def _looked_at(config: Config) -> tuple[str | None, str | None]:
+    """The digest of the data of a trial, and what is wrong with it."""
     from mlx_ft.accept import prepare_inputs
 
     try:
-        prepare_inputs(config)
+        return prepare_inputs(config).dataset.digest, None
     except UserError as error:
-        return "\n      ".join([error.message, *error.faults])
-    return None
+        return None, "\n      ".join([error.message, *error.faults])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -63,7 +64,9 @@ def expand(arguments: Sequence[str], config_loader: Any = None) -> list[Trial]:
         varying = [f"{label}={_plain(text)}" for axis, label, text in pairs if axis.varies]
         names.append(" ".join(varying) or "trial")
         overrides.append(tuple(f"{axis.prefix}{axis.key}={text}" for axis, _, text in pairs))
-    return [Trial(*parts) for parts in zip(names, _folders(names), overrides, strict=True)]
+    return [
+        Trial(*parts) for parts in zip(names, _folders(names, overrides), overrides, strict=True)
+    ]
 
 
 def _axis(override: Override) -> _Axis:
@@ -98,12 +101,15 @@ def _plain(text: str) -> str:
     return text.strip("'\"").replace("$", "").replace("\\", "")
 
 
-def _folders(names: Sequence[str]) -> list[str]:
-    """Folder names: numbered where the trial's name is too long or does not tell it apart."""
+def _folders(names: Sequence[str], overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Folder names, with a digest where the trial's name is too long or does not tell it apart.
+
+    Not with its number: the same trial of a larger sweep has the same folder.
+    """
     safe = [re.sub(r"[^\w.,=+-]+", "_", name.replace(" ", ",")).strip(".") for name in names]
     counts = Counter(safe)
     return [
         name if counts[name] == 1 and len(name) <= LONGEST_FOLDER
-        else f"{number:03d}_{name[:LONGEST_FOLDER]}"
-        for number, name in enumerate(safe, start=1)
+        else f"{name[:LONGEST_FOLDER]}-{hashlib.sha256(repr(given).encode()).hexdigest()[:8]}"
+        for name, given in zip(safe, overrides, strict=True)
     ]  # fmt: skip

@@ -1,9 +1,9 @@
-"""The sweep: open the parent run, launch the accepted trials, and sum up."""
+"""The sweep: open its folder and its parent run, launch what is to be done, and sum up."""
 
 from __future__ import annotations
 
-import json
-import math
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +14,17 @@ from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, read_write
 
 from mlx_ft.config.schema import Config
-from mlx_ft.sweeper.accept import accept, own_folders
+from mlx_ft.runfolder import JOURNAL, held_files, read_json
+from mlx_ft.sweeper import report
+from mlx_ft.sweeper.accept import Accepted, accept, settings_of
+from mlx_ft.sweeper.book import TRIAL
 from mlx_ft.sweeper.grid import Trial, expand
 from mlx_ft.sweeper.stop import Stop
-from mlx_ft.sweeper.trial import PARENT_RUN, TRIAL_NAME, figures
+from mlx_ft.sweeper.table import best_of, table
+from mlx_ft.sweeper.trial import DEADLINE, PARENT_RUN, TRIAL_NAME, figures
 
 INTERRUPTED = 130
+HOUR = 3600
 
 
 class Parent(Protocol):
@@ -33,13 +38,13 @@ class Parent(Protocol):
         """Log the rows and the best of them, if there is one, and close the run."""
 
 
-StartParent = Callable[[Config, str, int], Parent]
+StartParent = Callable[[Config, str, int, Path], Parent]
 
 
-def _tracked_parent(config: Config, name: str, n_trials: int) -> Parent:
+def _tracked_parent(config: Config, name: str, n_trials: int, journal: Path) -> Parent:
     from mlx_ft.tracking import start_parent  # only once the sweep is accepted
 
-    return start_parent(config, name, n_trials)
+    return start_parent(config, name, n_trials, journal)
 
 
 def sweep(
@@ -49,122 +54,191 @@ def sweep(
     task_function: Any,
     start_parent: StartParent = _tracked_parent,
 ) -> int:
-    """Run the grid of `arguments`; returns the exit code.
+    """Run the grid of `arguments`, or what is left of it; returns the exit code.
 
-    0: every trial finished; 1: some failed; 130 or 143: interrupted. cfg: composed for
+    0: every trial finished; 1: some did not; 130 or 143: interrupted. cfg: composed for
     multirun, with its `hydra` node. start_parent: the tracker's, unless a test gives another.
     """
     loader = hydra_context.config_loader
-    first, trials = accept(expand(arguments, loader), cfg, loader)
-    folder = Path(str(cfg.hydra.sweep.dir)).expanduser()
+    settings = settings_of(arguments, cfg, loader)
+    accepted = accept(expand([*arguments, *settings.seeds], loader), cfg, loader)
+    folder = accepted.book.folder
     with read_write(cfg.hydra):
         cfg.hydra.sweep.dir = str(folder)  # Hydra would make a folder named ~
+    running = _Running(accepted, cfg)
+    if settings.sweep.dry_run:
+        print(_said_of_a_dry_run(running))
+        return 0
+    if not running.todo and accepted.book.is_closed:
+        print(running.report(), _how_to_go_on(running), sep="\n")
+        return running.exit_code()
     launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, cfg)
-    jobs: Sequence[Any] = ()
-    exit_code, status = 1, "FAILED"
+    accepted.book.open(len(accepted.trials))
+    return _run(running, launcher, start_parent)
+
+
+def _run(running: _Running, launcher: Any, start_parent: StartParent) -> int:
+    accepted, folder = running.accepted, running.accepted.book.folder
+    interrupted: int | None = None
     with Stop() as stop:
         with stop.later():  # a parent that is being opened could not be closed
-            parent = start_parent(first, folder.name, len(trials))
+            count = len(accepted.trials)
+            parent = start_parent(accepted.first, folder.name, count, folder / JOURNAL)
         try:
             stop.check()
-            print(f"Sweep of {len(trials)} trials in {folder}", flush=True)
-            jobs = launcher.launch([_arguments(trial, cfg, parent) for trial in trials], 0)
+            print(running.beginning(), flush=True)
+            running.note_refused()
+            if running.todo:
+                running.jobs = launcher.launch(running.arguments(parent), 0)
         except KeyboardInterrupt as error:
-            exit_code, status = getattr(error.__cause__, "exit_code", INTERRUPTED), "KILLED"
+            interrupted = getattr(error.__cause__, "exit_code", INTERRUPTED)
         finally:
             with stop.later():
-                rows = _rows(trials, jobs, cfg, "KILLED" if status == "KILLED" else "FAILED")
-                if jobs and all(row["status"] == "FINISHED" for row in rows):
-                    exit_code, status = 0, "FINISHED"
-                parent.finish(status, rows, best=_best(rows))
-    print(table(rows))
-    return exit_code
+                running.ended("KILLED" if interrupted is not None else "FAILED")
+                code = running.exit_code() if interrupted is None else interrupted
+                status = "FINISHED" if code == 0 else "FAILED"
+                status = status if interrupted is None else "KILLED"
+                rows = running.rows()
+                running.write_report(rows)
+                points = report.varying(accepted.trials)
+                told = [{**row, **point} for row, point in zip(rows, points, strict=True)]
+                parent.finish(status, told, best=best_of(told, accepted.first.sweep))
+                accepted.book.close(whole=all(r["status"] in ("FINISHED", "FAILED") for r in rows))
+    print(running.report())
+    return code
 
 
-def _arguments(trial: Trial, cfg: DictConfig, parent: Parent) -> list[str]:
-    """The arguments of a trial for the launcher."""
-    settings = {
-        f"++hydra.job.env_set.{TRIAL_NAME}": trial.name,
-        f"++hydra.job.env_set.{PARENT_RUN}": parent.run_id or "",
-        "hydra.sweep.dir": str(cfg.hydra.sweep.dir),
-    }
-    if not own_folders(cfg):
-        settings["hydra.sweep.subdir"] = trial.folder
-    if not any(text.lstrip("+").startswith("tracking.run_name=") for text in trial.overrides):
-        settings["++tracking.run_name"] = trial.name
-    return [*trial.overrides, *(f"{key}={_quoted(value)}" for key, value in settings.items())]
+class _Running:
+    """A sweep of this process: what is to be done, and what came of it.
+
+    todo: the trials that are run, in order. jobs: what the launcher returned for them.
+    """
+
+    def __init__(self, accepted: Accepted, cfg: DictConfig) -> None:
+        self.accepted = accepted
+        self.cfg = cfg
+        self.jobs: Sequence[Any] = ()
+        self._unended = "NOT RUN"
+        wanted = {"NEW", "STARTED", *(["FAILED"] if accepted.first.sweep.retry else [])}
+        good = [trial for trial in accepted.trials if trial not in accepted.refused]
+        self.todo = [trial for trial in good if accepted.book.status(trial) in wanted]
+
+    def beginning(self) -> str:
+        """What is said before the first trial."""
+        count, book = len(self.accepted.trials), self.accepted.book
+        lines = [f"Sweep of {count} trial{'s' * (count > 1)} in {book.folder}"]
+        started = sum(book.status(trial) == "STARTED" for trial in self.todo)
+        done = count - len(self.todo) - len(self.accepted.refused)
+        if done or started:
+            lines.append(f"{done} done before, {started} to go on from their last checkpoint")
+        for trial, fault in self.accepted.refused.items():
+            lines.append(f"Trial {trial.name} cannot be run: {fault}")
+        return "\n".join(lines)
+
+    def note_refused(self) -> None:
+        """Leave in the folder why a trial was not run."""
+        from mlx_ft.sweeper.trial import keep_row
+
+        for trial, fault in self.accepted.refused.items():
+            keep_row(
+                self.accepted.book.place(trial), {"status": "FAILED", "error": fault}, refused=True
+            )
+
+    def arguments(self, parent: Parent) -> list[list[str]]:
+        """Of the trials to run, for the launcher."""
+        hours = self.accepted.first.sweep.max_hours
+        deadline = "" if hours is None else str(time.time() + hours * HOUR)
+        return [self._arguments(trial, parent, deadline) for trial in self.todo]
+
+    def _arguments(self, trial: Trial, parent: Parent, deadline: str) -> list[str]:
+        settings = {
+            f"++hydra.job.env_set.{TRIAL_NAME}": trial.name,
+            f"++hydra.job.env_set.{PARENT_RUN}": parent.run_id or "",
+            f"++hydra.job.env_set.{DEADLINE}": deadline,
+            "hydra.sweep.dir": str(self.cfg.hydra.sweep.dir),
+            # Also where the user has named it: by its number among all trials, perhaps.
+            "hydra.sweep.subdir": trial.folder,
+        }
+        if not _gives(trial, "tracking.run_name"):
+            settings["++tracking.run_name"] = trial.name
+        if held_files(self.accepted.book.place(trial)) and not _gives(trial, "train.resume"):
+            settings["++train.resume"] = "auto"
+        return [*trial.overrides, *(f"{key}={_quoted(value)}" for key, value in settings.items())]
+
+    def ended(self, unended: str) -> None:
+        """No more trials are run. unended: the status of one that left no word."""
+        self._unended = unended
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each trial, from what it returned; else from its folder."""
+        done = {
+            trial: job.return_value
+            for trial, job in zip(self.todo, self.jobs, strict=False)
+            if job.status == JobStatus.COMPLETED
+        }
+        return [
+            {**(done.get(trial) or self._left_behind(trial)), "trial": trial.name}
+            for trial in self.accepted.trials
+        ]
+
+    def _left_behind(self, trial: Trial) -> dict[str, Any]:
+        """The row of a trial that returned nothing to this process."""
+        folder = self.accepted.book.place(trial)
+        kept, summary = read_json(folder / TRIAL), read_json(folder / "summary.json")
+        if not kept and not summary:
+            return {"status": self._unended if folder.exists() else "NOT RUN",
+                    "run_dir": str(folder)}  # fmt: skip
+        status = kept.get("status") or summary.get("status", "FAILED")
+        return {
+            "status": status,
+            "run_id": summary.get("run_id"),
+            "run_dir": str(folder),
+            "error": kept.get("error") or summary.get("reason") if status == "FAILED" else None,
+            **figures(summary, self.accepted.first.sweep.metric),
+        }
+
+    def exit_code(self) -> int:
+        """0 when every trial has finished."""
+        return int(any(row["status"] != "FINISHED" for row in self.rows()))
+
+    def write_report(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Into the folder; what cannot be written does not undo the trials."""
+        accepted = self.accepted
+        try:
+            report.write(accepted.book.folder, accepted.trials, rows, accepted.first.sweep)
+        except OSError as error:
+            print(f"The report could not be written: {error}", file=sys.stderr)
+
+    def report(self) -> str:
+        """The table."""
+        return table(self.rows(), self.accepted.first.sweep)
+
+
+def _said_of_a_dry_run(running: _Running) -> str:
+    book, trials = running.accepted.book, running.accepted.trials
+    words = {"NEW": "to be run", "STARTED": "to go on", "FINISHED": "finished", "FAILED": "failed"}
+    if running.accepted.first.sweep.retry:
+        words["FAILED"] = "failed; to be tried again"
+    width = max(len(trial.name) for trial in trials)
+    lines = [f"{len(trials)} trials, {len(running.todo)} of them to run, in {book.folder}"]
+    for trial in trials:
+        fault = running.accepted.refused.get(trial)
+        what = words[book.status(trial)] if fault is None else f"cannot be run: {fault}"
+        lines.append(f"  {trial.name:<{width}}  {what}")
+    return "\n".join([*lines, "Nothing was run: sweep.dry_run=true."])
+
+
+def _how_to_go_on(running: _Running) -> str:
+    retry = " sweep.retry=true runs the failed trials again." if running.exit_code() else ""
+    return (
+        f"This sweep has come to its end before; nothing was run.{retry} For another one of the "
+        "same trials: sweep.name=NAME"
+    )
+
+
+def _gives(trial: Trial, key: str) -> bool:
+    return any(text.lstrip("+").startswith(f"{key}=") for text in trial.overrides)
 
 
 def _quoted(text: str) -> str:
     return str(QuotedString(text, Quote.single).with_quotes())
-
-
-def _rows(
-    trials: Sequence[Trial], jobs: Sequence[Any], cfg: DictConfig, started: str
-) -> list[dict[str, Any]]:
-    """One row per trial, from what it returned; after an interruption from its folder.
-
-    started: the status of a trial that left a folder but no summary.
-    """
-    rows = []
-    for number, trial in enumerate(trials):
-        job = jobs[number] if number < len(jobs) else None
-        if job is not None and job.status == JobStatus.COMPLETED:
-            row = job.return_value
-        else:
-            row = _left_behind(Path(str(cfg.hydra.sweep.dir)) / trial.folder, started)
-        rows.append({**row, "trial": trial.name})
-    return rows
-
-
-def _left_behind(folder: Path, started: str) -> dict[str, Any]:
-    """The row of a trial that returned nothing: its summary, if it got that far."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {"status": started if folder.exists() else "NOT RUN", "run_dir": str(folder)}
-    return {
-        "status": summary.get("status", "FAILED"),
-        "objective": summary.get("val_loss_after"),
-        "run_id": summary.get("run_id"),
-        "run_dir": str(folder),
-        **figures(summary),
-    }
-
-
-COLUMNS = (
-    ("trial", "trial", "{}"),
-    ("status", "status", "{}"),
-    ("val_loss_after", "val loss", "{:.4f}"),
-    ("accuracy_after", "accuracy", "{:.1%}"),
-    ("seconds", "seconds", "{:.0f}"),
-    ("run_dir", "folder", "{}"),
-)
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The trials as aligned text; `*` marks the finished one with the lowest finite objective."""
-    best = _best(rows)
-    lines = [["", *(title for _, title, _ in COLUMNS)]]
-    for row in rows:
-        cells = [_cell(row.get(name), form) for name, _, form in COLUMNS]
-        lines.append(["*" if row is best else " ", *cells])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    return "\n".join([*text, "* best (lowest objective)"] if best is not None else text)
-
-
-def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    done = [row for row in rows if row["status"] == "FINISHED"]
-    judged = [row for row in done if isinstance(row.get("objective"), (int, float))]
-    finite = [row for row in judged if math.isfinite(row["objective"])]
-    return min(finite, key=lambda row: float(row["objective"]), default=None)
-
-
-def _cell(value: Any, form: str) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        path = Path(value)
-        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else value
-    return form.format(value)

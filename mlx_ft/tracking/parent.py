@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mlx_ft.config.schema import Config
 from mlx_ft.tracking.mlflow_tracker import MlflowTracker
+from mlx_ft.tracking.store import FOLDER_TAG
 from mlx_ft.tracking.tracker import NullTracker, Tracker
 
 
@@ -36,12 +38,16 @@ class ParentRun:
         self._tracker.end(status)
 
 
-def start_parent(config: Config, name: str, n_trials: int) -> ParentRun:
-    """Open a sweep's run, whose id the trials get as their parent; waits until it is known."""
+def start_parent(config: Config, name: str, n_trials: int, journal: Path) -> ParentRun:
+    """Open a sweep's run, whose id the trials get as their parent; waits until it is known.
+
+    journal: in the sweep's folder; a sweep that goes on has the run that it had.
+    """
     if config.tracking.backend == "none":
         return ParentRun(NullTracker())
-    tracker = MlflowTracker(config.tracking, config.paths)
-    tracker.start(name, {"sweep": {"name": name, "trials": n_trials}}, {"mlx_ft.kind": "sweep"})
+    tracker = MlflowTracker(config.tracking, config.paths, journal=journal)
+    tags = {"mlx_ft.kind": "sweep", FOLDER_TAG: str(journal.absolute().parent)}
+    tracker.start(name, {"sweep": {"name": name, "trials": n_trials}}, tags)
     return ParentRun(tracker)
 
 

@@ -22,7 +22,7 @@ def test_every_choice_gives_a_valid_configuration(group, choice):
     command = CommandLine(overrides)
     check(command)
     config = resolve(compose(open_hydra(command), command))
-    if group not in ("experiment", "train", "checkpoint", "eval", "paths"):
+    if group not in ("experiment", "train", "checkpoint", "eval", "paths", "sweep"):
         owner = getattr(config, group)
         if hasattr(owner, "name"):
             assert owner.name == choice

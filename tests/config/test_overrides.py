@@ -116,13 +116,13 @@ def test_refused(text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lora.rank=8,0", "found 0"),
-        ("lora.rank=choice(8,-1)", "found -1"),
-        ("lora.rank=range(0,3)", "found 0"),
+        ("lora.rank=-1,0", "found 0"),
+        ("lora.rank=choice(0,-1)", "found -1"),
+        ("lora.rank=range(-2,1)", "found 0"),
         ("lora.rank=range(1,100000)", "more than 10,000"),
         ("lora.rank=range(3,3)", "no values"),
         ("lora.rank=interval(1,3)", "interval"),
-        ("optimizer=adam,foo", "'foo'"),
+        ("optimizer=bar,foo", "'foo'"),
         ("optimizer=glob(zzz*)", "matches nothing"),
         ("hydra.run.dir=a", "Write hydra.sweep.dir=FOLDER"),
         ("hydra.sweep.dir=a,b", "cannot be swept"),
@@ -136,6 +136,7 @@ def test_refused_in_a_sweep(text, message):
 @pytest.mark.parametrize(
     "text",
     [
+        "lora.rank=8,0",  # the sweep says which trials cannot be run
         "lora.rank=8,16",
         "lora.rank=range(8,17,8)",
         "lora.dropout=range(0,0.3,0.1)",

@@ -58,7 +58,7 @@ def make_run(
 
 def make_sweep(config: Config, folder: Path) -> str:
     """A sweep of four runs under a parent; the parent's id."""
-    parent = start_parent(config, "ranks and rates", 4)
+    parent = start_parent(config, "ranks and rates", 4, folder / "tracking.jsonl")
     rows: list[dict[str, Any]] = []
     for rank in (8, 16):
         for rate in ("1e-4", "3e-4"):
