@@ -86,7 +86,9 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     cli_data.add_commands(commands, given)
     cli_estimate.add_commands(commands)
     _add_models(commands)
-    doctor = _add(commands, "doctor", "what this machine can do: device, BLAS, memory, disk")
+    doctor = cli_help.add(
+        commands, "doctor", "what this machine can do: device, BLAS, memory, disk"
+    )
     doctor.set_defaults(command=_doctor)
     _add_ui(commands)
     cli_tracking.add_commands(commands)
@@ -102,17 +104,6 @@ def _helper(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], i
         return 2
 
     return show
-
-
-def _add(commands: Commands, name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A command whose own help says what it does, with examples."""
-    return commands.add_parser(
-        name,
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def _check_names(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -137,7 +128,7 @@ def _names(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
 
 
 def _add_ui(commands: Commands) -> None:
-    ui = _add(commands, "ui", "show all runs in MLflow", cli_help.UI)
+    ui = cli_help.add(commands, "ui", "show all runs in MLflow", cli_help.UI)
     ui.add_argument("--host", default="127.0.0.1")
     ui.add_argument("--port", type=_port, default=5000)
     ui.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. tracking.uri=URI")
@@ -152,7 +143,7 @@ def _port(text: str) -> int:
 
 def _add_quick(commands: Commands) -> None:
     text = "a first short run on your own model and data"
-    quick = _add(commands, "quick", text, cli_help.QUICK)
+    quick = cli_help.add(commands, "quick", text, cli_help.QUICK)
     quick.add_argument("model", help="hub name, folder, .gguf file, or `embedded`")
     quick.add_argument("data", nargs="?", help="JSONL file or folder; default: the built-in rows")
     quick.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE")
@@ -160,7 +151,7 @@ def _add_quick(commands: Commands) -> None:
 
 
 def _add_resume(commands: Commands) -> None:
-    parser = _add(commands, "resume", "go on with a run that was stopped", cli_help.RESUME)
+    parser = cli_help.add(commands, "resume", "go on with a run that was stopped", cli_help.RESUME)
     parser.add_argument(
         "run", nargs="?", metavar="RUN",
         help="run folder, a checkpoint in one, or a run id; default: the newest in outputs",
@@ -178,7 +169,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_generate(commands: Commands) -> None:
     text = "answer a question with a run's model"
-    parser = _add(commands, "generate", text, cli_help.GENERATE)
+    parser = cli_help.add(commands, "generate", text, cli_help.GENERATE)
     _add_run(parser)
     parser.add_argument("question", help="`-` reads it from standard input")
     parser.add_argument("--system", help="system message; default: the one of the training rows")
@@ -191,7 +182,7 @@ def _add_generate(commands: Commands) -> None:
 
 def _add_evaluate(commands: Commands) -> None:
     text = "a run's figures again, from its saved adapter alone"
-    parser = _add(commands, "evaluate", text, cli_help.EVALUATE)
+    parser = cli_help.add(commands, "evaluate", text, cli_help.EVALUATE)
     _add_run(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object with answers")
     parser.set_defaults(command=_evaluate)
@@ -199,11 +190,11 @@ def _add_evaluate(commands: Commands) -> None:
 
 def _add_models(commands: Commands) -> None:
     text = f"what is on disk, and what can be had: {' | '.join(cli_help.MODEL_ACTIONS)}"
-    parser = _add(commands, "models", text, cli_help.MODELS)
+    parser = cli_help.add(commands, "models", text, cli_help.MODELS)
     parser.set_defaults(command=_helper(parser))
     actions = parser.add_subparsers(metavar="ACTION", title="actions")
     for action, text in cli_help.MODEL_ACTIONS.items():
-        sub = _add(actions, action, text)
+        sub = cli_help.add(actions, action, text)
         if action != "list":
             sub.add_argument("name", help="a recipe's name, hub name, folder or name in the list")
         sub.set_defaults(command=_models, action=action)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 DESCRIPTION = "Fine-tune language models with MLX as experiments."
 EXAMPLES = """\
 examples:
@@ -131,3 +137,14 @@ DIFF = """\
 examples:
   mlx-ft diff outputs/runs/X outputs/runs/Y
 """
+
+
+def add(commands: Commands, name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A command whose own help says what it does, with examples."""
+    return commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

@@ -49,7 +49,7 @@ class Run:
 
 def add_commands(commands: Commands) -> None:
     """Add both to the parser of `mlx-ft`."""
-    runs = _add(commands, "runs", "list, filter and compare runs", cli_help.RUNS)
+    runs = cli_help.add(commands, "runs", "list, filter and compare runs", cli_help.RUNS)
     runs.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="default: outputs")
     runs.add_argument(
         "--where", action="append", default=[], metavar="KEY=VALUE",
@@ -59,20 +59,12 @@ def add_commands(commands: Commands) -> None:
     runs.add_argument("--sort", default="", metavar="KEY", help="by this figure, the lowest first")
     runs.add_argument("--csv", action="store_true", help="comma-separated, with all digits")
     runs.set_defaults(command=_runs)
-    diff = _add(commands, "diff", "what two runs differ in: settings, data, results", cli_help.DIFF)
+    diff = cli_help.add(
+        commands, "diff", "what two runs differ in: settings, data, results", cli_help.DIFF
+    )
     diff.add_argument("first", metavar="A", help="run folder or run id")
     diff.add_argument("second", metavar="B")
     diff.set_defaults(command=_diff)
-
-
-def _add(commands: Commands, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def _runs(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ copies   in 16 bits 5 D + Q + F in float32 beside, as the adapter is float32
 layer    while one goes backward: 1.15 times what it keeps, or 2.2 scores and 0.9 of the rest
 again    a checkpointed layer (Chen et al. 2016) keeps D; computed anew it takes 10 D + 10 Q + 4 S
          + 18 F + 31 r + H T (MLX evaluates breadth first), or 3.2 scores and 1.8 of the rest
-loss     2 float32 arrays of logits, of at most 2.35 chunks; in 16 bits 2 more of those. Head and
+loss     3 float32 arrays of logits, of at most 2.35 chunks; in 16 bits 2 more of those. Head and
          loss are done before a layer goes backward.
 
 `benchmarks/memory.py` measures it again; docs/memory.md has the table.
@@ -197,7 +197,8 @@ class Estimate:
         own = 0 if self.float_bytes == 4 else 2 * self.float_bytes
         if self.full_logits:
             return width * (16 * targets + 2 * self.float_bytes * cells)
-        return width * min(targets, AT_ONCE * max(1, CHUNK // width)) * (8 + own)
+        arrays = 8 if runtime.scalar_exponentials() else 12  # see exponentials.normalized
+        return width * min(targets, AT_ONCE * max(1, CHUNK // width)) * (arrays + own)
 
 
 def estimate(

@@ -103,7 +103,7 @@ def test_the_estimate_is_near_mlxs_peak(checkpointed, segments, monkeypatch):
         need = mx.get_peak_memory() - before
         del result
         columns = lengths if segments else [batch.inputs.shape[1]] * len(rows)
-        assert 0.83 < job.needs(columns, int(batch.mask.sum())).peak / need < 1.2
+        assert 0.85 < job.needs(columns, int(batch.mask.sum())).peak / need < 1.2
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
