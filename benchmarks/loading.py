@@ -6,7 +6,8 @@ Writes random bfloat16 tensors in shards of 1 GB to a temporary folder (`--folde
 and loads them as a model folder is loaded: `mx.load` of every shard, then one evaluation of all
 arrays. Each load is a process of its own; only the loading is timed. Warm: the shards are in the
 page cache. Cold: they were taken out of it (posix_fadvise, Linux only); what then came from the
-disk is what the kernel counted, and is less than all where a layer below caches, too. Medians.
+disk is what the kernel counted, and is less than all where a layer below caches, too. Medians. As
+it is it needs 4 GB of disk and of memory; `--gigabytes 1` a quarter of that.
 """
 
 from __future__ import annotations

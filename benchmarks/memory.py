@@ -138,6 +138,7 @@ def child(case: Case) -> dict[str, int]:
     from mlx_ft.models.checkpointing import checkpoint_layers, count
     from mlx_ft.models.forward import forward_of
     from mlx_ft.state import TrainState
+    from mlx_ft.step import Compute
 
     packed = {"bits": case.bits, "group_size": 64, "mode": "affine"} if case.bits else None
     config = Config(
@@ -177,7 +178,7 @@ def child(case: Case) -> dict[str, int]:
     mx.reset_peak_memory()
     for _ in trainer.train(
         state, batches, trainer.Plan(1, *[case.batches] * 3), config.optimizer, config.train,
-        seed=0, compute=trainer.Compute.of(config), forward=forward,
+        seed=0, compute=Compute.of(config), forward=forward,
     ):  # fmt: skip
         pass
     return {

@@ -30,6 +30,7 @@ from mlx_ft import lora, optim, runtime, trainer
 from mlx_ft.config.schema import OptimizerConfig, TrainConfig
 from mlx_ft.data.batch import Batches
 from mlx_ft.state import TrainState
+from mlx_ft.step import Compute
 
 WARM_UP = 2
 HIDDEN = 512
@@ -108,7 +109,7 @@ def measure(job: Job, repeats: int, peak: float) -> Cost:
             optimizer,
             config,
             seed=0,
-            compute=trainer.Compute(segments=True),
+            compute=Compute(segments=True),
         )
     )[WARM_UP:]
     seconds = median(result.seconds for result in results)

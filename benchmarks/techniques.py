@@ -39,12 +39,12 @@ from measuring import ROOT, median
 from mlx.utils import tree_map
 from speed.rows import write as write_rows
 
-from mlx_ft import trainer
 from mlx_ft.data.arrays import Arrays, packed, padded
 from mlx_ft.data.batch import Batch, Batches, collate
 from mlx_ft.losses import cross_entropy, head_loss
 from mlx_ft.models.forward import forward_of
 from mlx_ft.models.segments import Segments
+from mlx_ft.step import summed_gradient
 
 NAMES = ("head", "packing", "prefix", "frozen")
 Gradients = dict[str, mx.array]
@@ -124,7 +124,7 @@ def head(repeats: int, scale: int) -> list[Finding]:
 
 def timed(model: Any, batches: Sequence[Arrays], repeats: int) -> Computed:
     """Passes over all batches, the sums of their losses and gradients."""
-    gradient = trainer.summed_gradient(model, forward_of(model), 0.0)
+    gradient = summed_gradient(model, forward_of(model), 0.0)
     model.train()
     seconds = []
     for _ in range(repeats + 1):

@@ -7,8 +7,9 @@ dropout) on the same float32 weights of SmolLM2-135M-Instruct and the same rows,
 they come (`plain`) and with two tables' schema in the prompt (`tables`): 3 epochs of 64 rows, 4 at
 once, AdamW at a constant rate, loss on the answer only (up to its end-of-turn token; PEFT and
 mlx-lm go on to the newline after it, mlx-lm to a token of padding). Frozen layers are cached from
-the second epoch on, which `frozen_cache=false` goes without; `2 rows at once` takes
-a step in two micro-batches of 2 rows, for less memory. Each run is a process of its own; the
+the second epoch on, which `frozen_cache=false` goes without; `2 rows at once` and `1 row at once`
+take a step in micro-batches of so many, `offloaded` has the layers below the adapter in a file
+(`train.offload_frozen=true`), both for less memory. Each run is a process of its own; the
 order alternates from repeat to repeat, whose number is the seed. Peers: mlx-lm's own trainer, as
 installed and with the BLAS of mlx-ft loaded first; a plain torch loop in the environment of
 `.ci/peers.sh`, made when missing. All must give the embedded model's logits.
@@ -63,9 +64,13 @@ OFF = {
     "frozen_cache=false": ["train.frozen_cache=false"],
 }
 SMALL = ["memory_profile.micro_batch_size=2", "memory_profile.grad_accumulation_steps=2"]
+SMALLEST = ["memory_profile.micro_batch_size=1", "memory_profile.grad_accumulation_steps=4"]
 VARIANTS: dict[str, list[str]] = {
     OURS: [],
     f"{OURS}, 2 rows at once": SMALL,
+    f"{OURS}, 1 row at once": SMALLEST,
+    f"{OURS}, offloaded": ["train.offload_frozen=true"],
+    f"{OURS}, offloaded, 1 row": ["train.offload_frozen=true", *SMALLEST],
     **{f"{OURS}, {name}": keys for name, keys in OFF.items()},
     f"{OURS}, all four off": [key for keys in OFF.values() for key in keys],
 }

@@ -44,6 +44,7 @@ class Store:
         self._others = 0  # bytes of the stores beside it
         self._data: IO[bytes] | None = None
         self._index: IO[bytes] | None = None  # None: not to be written
+        self._users = 1
         try:
             self._open()
         except OSError as error:
@@ -141,8 +142,18 @@ class Store:
         self._others = sum(sizes.values())
         return needed + self._others <= self.limit
 
+    def for_another(self) -> Store:
+        """The same one, for somebody else who will close it too."""
+        self._users += 1
+        return self
+
     def close(self) -> None:
-        """Let another process write."""
+        """Let another process write, when nobody here uses it any more."""
+        self._users -= 1
+        if self._users <= 0:
+            self._close()
+
+    def _close(self) -> None:
         for file in (self._index, self._data):
             if file is not None:
                 with suppress(OSError):  # what it still had to write was given up
@@ -155,7 +166,7 @@ class Store:
             self.folder,
             error.strerror or error,
         )
-        self.close()
+        self._close()
         self._known.clear()
 
 

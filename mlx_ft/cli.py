@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_ft import __version__, cli_data, cli_estimate, cli_help, cli_runs, cli_tracking
+from mlx_ft import __version__, cli_data, cli_estimate, cli_help, cli_report, cli_runs, cli_tracking
 from mlx_ft.config import quoted
 from mlx_ft.config.screen import fit
 from mlx_ft.errors import MlxFtError, UserError
@@ -93,6 +93,7 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_ui(commands)
     cli_tracking.add_commands(commands)
     cli_runs.add_commands(commands)
+    cli_report.add_commands(commands)
     return parser
 
 

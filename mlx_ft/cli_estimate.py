@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from mlx_ft.runtime import GIB
 if TYPE_CHECKING:
     from mlx_ft.config.schema import Config
     from mlx_ft.memory_estimate import Estimate, Knob
-    from mlx_ft.memory_plan import Job, Speed
-    from mlx_ft.memory_watch import Budget
+    from mlx_ft.memory_plan import Speed
+    from mlx_ft.outlook import Outlook, Work
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -32,25 +32,7 @@ examples:
   mlx-ft estimate experiment=codellama_7b memory_profile=m1_max_32gb lora.rank=64
   mlx-ft estimate model.path=org/name --config config.json memory_profile=m4_24gb
 """
-ROWS, TOKENS, TARGETS = 1000, 300, 0.5  # assumed, where the rows cannot be read as tokens
-MAC_DEVICE = "metal"
-
-
-@dataclass(frozen=True)
-class Work:
-    """The job's rows. tokens: of the whole training; length: of a row; longest: None if assumed.
-
-    targets: share of the tokens that carry loss. about: where all this comes from.
-    """
-
-    rows: int
-    epochs: float
-    steps: int
-    tokens: float
-    length: float
-    longest: int | None
-    targets: float
-    about: str
+ROWS, TOKENS = 1000, 300  # as mlx_ft.outlook assumes, which a help text does not wait for
 
 
 def add_commands(commands: Commands) -> None:
@@ -87,98 +69,35 @@ def run(args: argparse.Namespace) -> int:
     from mlx_ft import runtime
 
     runtime.prepare(asked.threads, Path(asked.paths.cache_dir).expanduser())
-    from mlx_ft import memory, memory_plan
     from mlx_ft.console import configure_logging
-    from mlx_ft.models import architecture
+    from mlx_ft.outlook import outlook
 
     configure_logging("warning")
-    mac = asked.memory_profile.name in memory_plan.MACS
-    device = MAC_DEVICE if mac else runtime.select_device(asked.device)
-    config = memory.resolve(asked, device)
-    numbers = architecture.find(config.model, args.numbers)
-    job = memory_plan.plan(config, numbers)
-    room = memory_plan.room(config, device)
-    length = config.memory_profile.max_seq_length
-    work = _work(config, args.rows, args.tokens)
-    fitted = memory_plan.fitted(config, asked, job.estimate, work.longest or length, room.size)
-    if fitted is not config:
-        job, work = replace(job, config=fitted), _work(fitted, args.rows, args.tokens)
-    speed = memory_plan.speed(fitted, device)
-    packed = "quantization" in numbers
-    found = _figures(job, work, room, speed, device, packed)
+    ahead = outlook(asked, numbers=args.numbers, rows=args.rows, tokens=args.tokens)
+    found = _figures(ahead)
     if args.json:
         print(json.dumps(found, indent=1))
     else:
-        print("\n".join(_lines(found, job, work, room, speed)))
+        print("\n".join(_lines(found, ahead)))
     return 0
 
 
-def _work(config: Config, rows: int | None, tokens: int | None) -> Work:
-    """From the data where they can be encoded here and now, otherwise by assumption."""
-    from mlx_ft.models.tokenizer import is_here
-
-    paths = config.data.path if isinstance(config.data.path, list) else [config.data.path]
-    remote = any("hub:" in str(path) for path in paths)
-    cache_dir = Path(config.paths.cache_dir).expanduser()
-    if rows is None and tokens is None and not remote and is_here(config.model, cache_dir):
-        return _counted(config)
-    return _assumed(config, rows or ROWS, tokens or TOKENS)
-
-
-def _counted(config: Config) -> Work:
-    from mlx_ft.data.batch import Batches
-    from mlx_ft.data.prepare import prepare
-    from mlx_ft.models.tokenizer import fetch_tokenizer
-    from mlx_ft.trainer import plan
-
-    profile, cache_dir = config.memory_profile, Path(config.paths.cache_dir).expanduser()
-    tokenizer = fetch_tokenizer(config.model, cache_dir)
-    dataset = prepare(config.data, tokenizer, profile.max_seq_length, config.seed, cache_dir)
-    lengths, weights = dataset.train.lengths, dataset.weights
-    batches = Batches(
-        dataset.train, profile.micro_batch_size, config.seed, pad_id=0, weights=weights
-    )
-    planned = plan(config.train, len(batches), profile.grad_accumulation_steps)
-    epoch = float(weights @ lengths)
-    return Work(
-        len(lengths), planned.epochs, planned.steps, epoch * planned.epochs,
-        float(lengths.mean()), int(lengths.max()),
-        float(dataset.train.target_counts.sum() / lengths.sum()),
-        f"the {len(lengths):,} training rows of your data, {lengths.mean():,.0f} tokens each",
-    )  # fmt: skip
-
-
-def _assumed(config: Config, rows: int, tokens: int) -> Work:
-    from mlx_ft.trainer import plan
-
-    profile = config.memory_profile
-    batches = -(-rows // profile.micro_batch_size)
-    planned = plan(config.train, batches, profile.grad_accumulation_steps)
-    length = min(tokens, profile.max_seq_length)
-    about = f"{rows:,} rows of {length} tokens, half of them targets (assumed: --rows, --tokens)"
-    return Work(
-        rows, planned.epochs, planned.steps, planned.epochs * rows * length, length, None,
-        TARGETS, about,
-    )  # fmt: skip
-
-
-def _figures(
-    job: Job, work: Work, room: Budget, speed: Speed, device: str, packed: bool
-) -> dict[str, Any]:
+def _figures(ahead: Outlook) -> dict[str, Any]:
     """Everything as numbers: bytes, seconds."""
     from mlx_ft import memory_plan
     from mlx_ft.memory_estimate import knobs
     from mlx_ft.models.tokenizer import needs_download
 
+    job, work = ahead.job, ahead.work
     config, now = job.config, job.estimate
     profile = config.memory_profile
     columns = int(profile.max_seq_length)
     needs = job.needs(columns)
     peak, beside = job.peak(columns), memory_plan.beside(config)
     longest = work.longest or columns  # what there will be at once, where it is known
-    needed = job.peak(longest) + beside
-    saving = knobs(now, job.rows, longest, job.rows * longest, device=device, packed=packed)
-    operations = job.operations(work.tokens, work.length, work.targets)
+    saving = knobs(
+        now, job.rows, longest, job.rows * longest, device=ahead.device, packed=ahead.packed
+    )
     held = {
         "weights": now.weights, "adapter": now.adapter, "best adapter": now.adapter,
         "gradients": now.adapter, "optimizer": now.adapter * now.moments,
@@ -192,22 +111,22 @@ def _figures(
         "trainable": now.trainable,
         "profile": asdict(profile),
         "memory": {**held, **during, "mlx_peak": peak, "beside": beside, "total": peak + beside},
-        "longest_row": None if work.longest is None else needed,
-        "budget": {"size": room.size, "bound": room.bound, "fits": needed <= room.size},
+        "longest_row": None if work.longest is None else ahead.needed,
+        "budget": {"size": ahead.room.size, "bound": ahead.room.bound,
+                   "fits": ahead.needed <= ahead.room.size},
         "knobs": [asdict(knob) for knob in saving],
         "disk": {"adapter": job.adapter_file(), "checkpoint": job.checkpoint(),
                  "checkpoints": job.checkpoint() * config.checkpoint.keep_last,
                  "download": download},
         "work": asdict(work),
-        "time": {"operations": operations, "seconds": operations / speed.flops, **asdict(speed)},
+        "time": {"operations": ahead.operations, "seconds": ahead.seconds, **asdict(ahead.speed)},
     }  # fmt: skip
 
 
-def _lines(
-    found: dict[str, Any], job: Job, work: Work, room: Budget, speed: Speed
-) -> Iterator[str]:
+def _lines(found: dict[str, Any], ahead: Outlook) -> Iterator[str]:
     from mlx_ft.memory_estimate import Knob
 
+    job, work, room = ahead.job, ahead.work, ahead.room
     config, now, memory = job.config, job.estimate, found["memory"]
     profile = config.memory_profile
     accumulation = profile.grad_accumulation_steps
@@ -233,7 +152,12 @@ def _lines(
     yield ""
     yield from _disk(found["disk"], config)
     yield ""
-    yield from _time(found["time"]["seconds"], work, speed)
+    if config.data.metric != "none":
+        rows_at_once = config.eval.generation_batch_size
+        yield f"Test questions, {rows_at_once} at once (eval.generation_batch_size), may need more"
+        yield "memory than the training, and take their own time: neither is counted."
+        yield ""
+    yield from _time(ahead.seconds, work, ahead.speed)
 
 
 def _checkpointed(now: Estimate) -> str:
@@ -282,7 +206,7 @@ def _disk(disk: dict[str, int], config: Config) -> Iterator[str]:
 
 def _time(seconds: float, work: Work, speed: Speed) -> Iterator[str]:
     hours = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"
-    yield f"time: about {hours} for {work.steps:,} steps, {work.epochs:,.2f} epochs"
+    yield f"time: about {hours} of training, for {work.steps:,} steps, {work.epochs:,.2f} epochs"
     yield f"      of {work.about}"
     yield f"      at {speed.about}"
 

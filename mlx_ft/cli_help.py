@@ -133,6 +133,17 @@ examples:
   mlx-ft runs --where lora.rank=16 --where 'accuracy_after>0.5'
   mlx-ft runs outputs/sweeps/mine --csv > runs.csv
 """
+REPORT = """\
+Which setting is best, whether that is more than luck, and what it hangs on. Prints tables and
+writes report.html (figures, answers, everything in one file), trials.csv, trials.md and best.yaml,
+the best configuration to run again. A sweep writes the same when it ends.
+
+examples:
+  mlx-ft report                                            the newest sweep
+  mlx-ft report outputs/sweeps/mine --metric accuracy_after
+  mlx-ft report outputs/runs/A outputs/runs/B 7955e3cb     runs, by folder or MLflow's id
+  mlx-ft report --query "metrics.val_loss_after < 0.4 and params.`lora.rank` = '16'"
+"""
 DIFF = """\
 examples:
   mlx-ft diff outputs/runs/X outputs/runs/Y

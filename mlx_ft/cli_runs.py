@@ -16,6 +16,7 @@ import yaml
 
 from mlx_ft import cli_help
 from mlx_ft.errors import UserError
+from mlx_ft.report.read import flat, run_folders
 from mlx_ft.runfolder import ORIGIN, read_json
 from mlx_ft.runtime import default_output_dir
 
@@ -43,7 +44,7 @@ class Run:
             content = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             content = {}
-        return cls(folder, {**_flat(content), "status": "UNFINISHED",
+        return cls(folder, {**flat(content), "status": "UNFINISHED",
                             **read_json(folder / "summary.json")})  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def _runs(args: argparse.Namespace) -> int:
     if missing := [str(folder) for folder in folders if not folder.is_dir()]:
         raise UserError(f"no such folder: {', '.join(missing)}")
     conditions = [_condition(text) for text in args.where]
-    runs = [Run.read(path) for folder in folders for path in _run_folders(folder)]
+    runs = [Run.read(path) for folder in folders for path in run_folders(folder)]
     columns = [*(key for key in args.columns.split(",") if key), *SHOWN]
     _check_keys(runs, [*columns[: -len(SHOWN)], *([args.sort] if args.sort else []),
                        *(key for key, _, _ in conditions)])  # fmt: skip
@@ -90,16 +91,6 @@ def _runs(args: argparse.Namespace) -> int:
         return 0
     print("\n".join(_aligned(lines)))
     return 0
-
-
-def _run_folders(folder: Path) -> list[Path]:
-    """Folders of runs in it, by when they were begun; a damaged run is one, too."""
-    begun: dict[Path, int] = {}
-    for name in ("summary.json", "config.yaml"):  # the latter is written first, and wins
-        for path in folder.rglob(name):
-            if "adapter" not in path.parts:
-                begun[path.parent] = path.stat().st_mtime_ns
-    return sorted(begun, key=lambda path: (begun[path], path))
 
 
 def _condition(text: str) -> tuple[str, str, Any]:
@@ -161,21 +152,13 @@ def _differences(first: Run, second: Run) -> Iterator[list[str]]:
     """(key, value there, value here): settings, then data and weights, then figures."""
     origins = [read_json(run.folder / ORIGIN).get("fingerprint", {}) for run in (first, second)]
     for part in ("data", "model", "versions"):
-        a, b = (_flat({part: origin.get(part) or {}}) for origin in origins)
+        a, b = (flat({part: origin.get(part) or {}}) for origin in origins)
         yield from ([k, _short(a.get(k)), _short(b.get(k))]
                     for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k))  # fmt: skip
     one, other = first.values, second.values
     for key in sorted(one.keys() | other.keys(), key=lambda key: ("." not in key, key)):
         if one.get(key) != other.get(key) and key not in PLACES:
             yield [key, _text(one.get(key), exact=False), _text(other.get(key), exact=False)]
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items() if isinstance(values, Mapping) else ():
-        name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
 
 
 def _place(folder: Path) -> str:

@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
-from mlx_ft import exponentials, runtime
+from mlx_ft import exponentials, runtime, together
 from mlx_ft.activations import Store
 from mlx_ft.config.schema import Config
-from mlx_ft.errors import ConfigError
+from mlx_ft.errors import ConfigError, StorageError
 from mlx_ft.models import segments
 from mlx_ft.models.forward import Forward, with_frozen
 from mlx_ft.models.load import Loaded, weights_digest
@@ -39,8 +39,9 @@ def choose(config: Config, device: str, forward: Forward, loaded: Loaded) -> tup
             f"expected fewer adapted layers than {len(loaded.model.layers)}, segments, and room. "
             "Or set it to auto"
         )
+    enough = 1 if config.train.offload_frozen else FEW_LAYERS
     frozen = asked is True or (
-        asked == "auto" and packing == "segments" and below >= FEW_LAYERS and room
+        asked == "auto" and packing == "segments" and below >= enough and room
     )
     if frozen:
         forward = _remembering(forward, config, loaded, device, below)
@@ -50,6 +51,12 @@ def choose(config: Config, device: str, forward: Forward, loaded: Loaded) -> tup
                 f"train.frozen_cache=true: {path} cannot be entered above its frozen layers. Set "
                 "it to auto"
             )
+    if config.train.offload_frozen and not frozen:
+        raise ConfigError(
+            "train.offload_frozen=true: no frozen layers are remembered here: found "
+            f"data.packing={packing}, {below} layers below the adapter. Set "
+            "train.offload_frozen=false"
+        )
     data = replace(config.data, packing=packing)
     return replace(config, data=data, train=replace(config.train, frozen_cache=frozen)), forward
 
@@ -57,15 +64,16 @@ def choose(config: Config, device: str, forward: Forward, loaded: Loaded) -> tup
 def _packing(config: Config, device: str, forward: Forward) -> str:
     data, train = config.data, config.train
     if data.packing == "auto":  # on a GPU padded rows are compiled
-        wanted = device == "cpu" or data.share_prefixes is True or train.frozen_cache is True
+        asked = data.share_prefixes is True, train.frozen_cache is True, train.offload_frozen
+        wanted = device == "cpu" or any(asked)
         packing = "segments" if forward.segments and wanted else "none"
     else:
         packing = data.packing
-    asked = {
+    told = {
         "data.packing=segments": data.packing == "segments",
         "data.share_prefixes=true": data.share_prefixes is True,
     }
-    for words, wanted in asked.items():
+    for words, wanted in told.items():
         if wanted and not forward.segments:
             raise ConfigError(
                 f"{words}: the attention of {config.model.path} cannot be taken by segments. Set "
@@ -100,6 +108,14 @@ def _remembering(
         *(hashlib.sha256(inspect.getsource(code).encode()).hexdigest() for code in DECIDING),
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(made_from, default=str).encode()).hexdigest()[:24]
-    folder = Path(config.paths.cache_dir).expanduser() / "activations" / name
-    store = Store(folder, round(config.train.frozen_cache_gb * runtime.GIB))
-    return with_frozen(forward, loaded.model, depth, store)
+    cache = Path(config.paths.cache_dir).expanduser()
+    folder, limit = cache / "activations" / name, round(config.train.frozen_cache_gb * runtime.GIB)
+    seat = together.seat()
+    store = Store(folder, limit) if seat is None else seat.store(folder, limit)
+    offload = cache / "offloaded" if config.train.offload_frozen else None
+    try:
+        return with_frozen(forward, loaded.model, depth, store, offload)
+    except OSError as error:
+        raise StorageError(
+            f"train.offload_frozen=true: {error}. Make room in paths.cache_dir, or set it to false"
+        ) from error

@@ -49,12 +49,20 @@ class OutputError(UserError):
     """The run folder: not writable, or already holding a run."""
 
 
+class InUseError(OutputError):
+    """The run folder: another process trains there."""
+
+
 class CheckpointError(UserError):
     """A checkpoint: none there, damaged, or of a run that differs from the one asked for."""
 
 
 class TrainingError(MlxFtError):
     """The training itself failed: non-finite beyond patience, out of memory."""
+
+
+class TeamError(TrainingError):
+    """Another process of the same run is gone."""
 
 
 class StorageError(MlxFtError):

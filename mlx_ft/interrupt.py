@@ -59,6 +59,15 @@ class StopSignal(AbstractContextManager["StopSignal"]):
         with suppress(OSError):
             os.write(2, b"\nstopping: the step in hand is finished first; again: at once\n")
 
+    def tell(self, number: int) -> None:
+        """Note a signal that another one has handled, as if it had come here. Raises Interrupted.
+
+        Only `at_once`, and only when called in the run that is at it.
+        """
+        self.number = number
+        if self._at_once:
+            self.check()
+
     def check(self) -> None:
         """Raise Interrupted if a signal came."""
         if self.number is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +46,11 @@ class Group:
     def end(self) -> int:
         """Index behind their last token."""
         return self.start + self.count * self.length
+
+    def moved(self, tokens: int, groups: int) -> Group:
+        """The same one behind so many tokens, and groups, of others."""
+        before = tuple((group + groups, member) for group, member in self.before)
+        return replace(self, start=self.start + tokens, before=before)
 
 
 @dataclass(frozen=True)

@@ -177,11 +177,12 @@ def _convert(model: nn.Module, adapter: Adapter) -> None:
 
 def detach(model: nn.Module) -> None:
     """Take every LoRA layer off again; the base is as it was."""
-    bare = [(path, module.linear) for path, module in _adapted(model)]
+    bare = [(path, module.linear) for path, module in adapted(model)]
     model.update_modules(tree_unflatten(bare))
 
 
-def _adapted(model: nn.Module) -> list[tuple[str, Any]]:
+def adapted(model: nn.Module) -> list[tuple[str, Any]]:
+    """(path, layer) of everything that carries an adapter."""
     from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 
     kinds = (LoRALinear, LoRASwitchLinear)
@@ -189,8 +190,15 @@ def _adapted(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _refuse_adapted(model: nn.Module) -> None:
-    if _adapted(model):
+    if adapted(model):
         raise AdapterError("this model already carries an adapter; detach it first")
+
+
+def is_of_linear(layer: nn.Module) -> bool:
+    """Whether it is the adapter of a plain projection, not of experts'."""
+    from mlx_lm.tuner.lora import LoRALinear
+
+    return isinstance(layer, LoRALinear)
 
 
 def parameters(model: nn.Module) -> dict[str, mx.array]:

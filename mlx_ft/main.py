@@ -17,6 +17,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mlx_ft import runtime
 from mlx_ft.config.compose import (
     SETTINGS,
     CommandLine,
@@ -155,6 +156,11 @@ def _sweep(command: CommandLine) -> int:
 
     from mlx_ft.sweeper.trial import run_trial
 
+    if runtime.one_of_several():
+        raise ConfigError(
+            "a sweep cannot be started by mlx.launch, whose processes train one run together. "
+            "Start it with python train.py -m, or with several workers: hydra/launcher=joblib"
+        )
     check(command)
     hydra = open_hydra(command)
     cfg = compose(hydra, command)

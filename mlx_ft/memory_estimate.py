@@ -31,6 +31,7 @@ from mlx_ft.runtime import GIB
 TARGETS_MULTIPLE = 64  # data/arrays.py fills target positions up to a multiple of it
 WORTH_SAYING = 0.01  # of all that is needed
 MOMENTS = {"adamw": 2, "adam": 2, "lion": 1, "muon": 1, "sgd": 1, "adafactor": 0}
+MACS = ("m4_16gb", "m4_24gb", "m1_max_32gb")  # profiles; estimated on whatever machine
 AT_ONCE = 2.35  # chunks of the loss in memory: the next one begins before the last one is gone
 
 
@@ -107,6 +108,8 @@ class Estimate:
     parameters: of the base; weight_bits: of a base weight as it lies in memory, scales included.
     trainable: parameters of the adapter; moments: arrays of that size that the optimizer keeps.
     float_bytes: of an activation. full_logits: computed at every position, targets or not.
+    own_exponentials: those of exponentials.py, which keep less than MLX's. below: parameters of the
+    layers below the adapter; offloaded: they are in memory only while they are used.
     """
 
     dimensions: Dimensions
@@ -119,11 +122,15 @@ class Estimate:
     float_bytes: int
     checkpointed: int
     full_logits: bool = False
+    own_exponentials: bool = False
+    below: int = 0
+    offloaded: bool = False
 
     @property
     def weights(self) -> int:
-        """Bytes of the base."""
-        return round(self.parameters * self.weight_bits / 8)
+        """Bytes of the base that a step has in memory."""
+        below = self.below if self.offloaded else 0.0
+        return round((self.parameters - below) * self.weight_bits / 8)
 
     @property
     def adapter(self) -> int:
@@ -145,11 +152,9 @@ class Estimate:
         that activations leave.
         """
         later = 0 if summed else self.adapter
-        return (
-            self.held()
-            - later
-            + max(needs.kept + max(needs.layer, needs.loss), needs.update + later)
-        )
+        step = max(needs.kept + max(needs.layer, needs.loss), needs.update + later)
+        whole = replace(self, offloaded=False).held()  # when a new row is computed, and answers
+        return max(self.held() - later + step, whole - later)
 
     def needs(self, lengths: Sequence[int], targets: int) -> Needs:
         """The parts of `step`.
@@ -158,7 +163,7 @@ class Estimate:
         """
         size, cells = self.dimensions, sum(lengths)
         pairs = size.heads * sum(length**2 for length in lengths) * self.float_bytes
-        own = self.float_bytes == 4 and runtime.scalar_exponentials()  # see exponentials.py
+        own = self.float_bytes == 4 and self.own_exponentials
         widths = cells * self._bytes(4, 3, 2, 3 if own else 5, 7)
         copies = cells * self._copies(5, 1, 1)
         loss = self._loss(cells, max(1, targets))
@@ -197,7 +202,7 @@ class Estimate:
         own = 0 if self.float_bytes == 4 else 2 * self.float_bytes
         if self.full_logits:
             return width * (16 * targets + 2 * self.float_bytes * cells)
-        arrays = 8 if runtime.scalar_exponentials() else 12  # see exponentials.normalized
+        arrays = 8 if self.own_exponentials else 12  # see exponentials.normalized
         return width * min(targets, AT_ONCE * max(1, CHUNK // width)) * (arrays + own)
 
 
@@ -209,9 +214,10 @@ def estimate(
     weights: int,
     trainable: int,
     adapted: int,
+    below: int = 0,
     full_logits: bool = False,
 ) -> Estimate:
-    """The memory of a resolved run. weights: bytes of the base as it lies in memory."""
+    """The memory of a resolved run. weights: bytes of the base as it lies in memory, all of it."""
     return Estimate(
         dimensions,
         parameters,
@@ -223,6 +229,9 @@ def estimate(
         4 if config.memory_profile.compute_dtype == "float32" else 2,
         count(config.memory_profile.grad_checkpoint, adapted),
         full_logits,
+        runtime.scalar_exponentials() and config.memory_profile.name not in MACS,
+        below,
+        config.train.offload_frozen,
     )
 
 
@@ -292,6 +301,10 @@ def _changes(now: Estimate, device: str, packed: bool) -> Iterator[tuple[Estimat
             checkpointed=min(half, now.checkpointed),
         )  # fmt: skip
         yield job, f"lora.num_layers={half}", "lower layers stay as they are; steps are faster"
+    if now.below and not now.offloaded:
+        setting = "train.offload_frozen=true"
+        costs = "layers below the adapter are read in each step of the first epoch"
+        yield replace(now, offloaded=True), setting, costs
     if now.rank > 1:
         job = replace(now, trainable=now.trainable // 2, rank=now.rank // 2)
         yield job, f"lora.rank={now.rank // 2}", "room for less to be learned"

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import mlx.core as mx
 import numpy as np
 
-from mlx_ft import lora
+from mlx_ft import lora, together
 from mlx_ft.config.schema import Config
 from mlx_ft.crash import CrashLog
 from mlx_ft.errors import TrainingError
@@ -148,6 +148,7 @@ def job(config: Config, loaded: Loaded, adapter: lora.Adapter, forward: Forward)
         weights=weight_bytes(model),
         trainable=trainable,
         adapted=adapter.num_layers,
+        below=sum(map(total_parameters, model.layers[: -adapter.num_layers])),
         full_logits=not (forward.splits and config.train.targets_only),
     )
 
@@ -155,7 +156,12 @@ def job(config: Config, loaded: Loaded, adapter: lora.Adapter, forward: Forward)
 def build(
     config: Config, loaded: Loaded, adapter: lora.Adapter, device: str, forward: Forward
 ) -> MemoryGuard:
-    """The guard of a run whose model has its adapter on."""
+    """The guard of a run whose model has its adapter on.
+
+    One that trains with others has none that measures: their memory is not told from its own.
+    """
+    if together.seat() is not None:
+        return MemoryGuard()
     needed = job(config, loaded, adapter, forward)
     watch = MemoryWatch(
         needed,

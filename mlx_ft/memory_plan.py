@@ -15,9 +15,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ft import lora
+from mlx_ft import lora, together
 from mlx_ft.config.schema import Config
-from mlx_ft.memory_estimate import Dimensions, Estimate, Needs, estimate
+from mlx_ft.memory_estimate import MACS, Dimensions, Estimate, Needs, estimate
 from mlx_ft.memory_reading import Reader
 from mlx_ft.memory_watch import Budget, budget
 from mlx_ft.models import architecture
@@ -27,7 +27,6 @@ from mlx_ft.runtime import GIB
 logger = logging.getLogger(__name__)
 
 PROCESS = round(0.4 * GIB)  # Python, MLX, tokenizer and tracker; measured on the CPU
-MACS = ("m4_16gb", "m4_24gb", "m1_max_32gb")
 CPU_SHARE = 0.4  # of the CPU's matmul peak that a training step reaches (benchmarks/RESULTS.md)
 SIZE = 1024  # of the product that measures a CPU
 
@@ -108,7 +107,8 @@ def plan(config: Config, numbers: Mapping[str, Any]) -> Job:
     adapter = lora.attach(model, config.lora)
     found = estimate(
         config, size, parameters=parameters, weights=weights, trainable=lora.count(model),
-        adapted=adapter.num_layers, full_logits=not config.train.targets_only,
+        adapted=adapter.num_layers, below=sum(map(total_parameters, layers[: -adapter.num_layers])),
+        full_logits=not config.train.targets_only,
     )  # fmt: skip
     return Job(config, found, layer)
 
@@ -139,7 +139,8 @@ def fitted(config: Config, asked: Config, job: Estimate, columns: int, size: int
         return config
     profile = config.memory_profile
     most, accumulation = int(profile.micro_batch_size), int(profile.grad_accumulation_steps)
-    free = size - job.held() - beside(config)
+    seat = together.seat()
+    free = (size - job.held() - beside(config)) // (1 if seat is None else seat.count)
     rows = next(
         (rows for rows in range(most, 0, -1)
          if most % rows == 0 and job.step(rows, columns, rows * columns) <= free), 1,

@@ -86,12 +86,14 @@ def left_behind(
 def finished_already(summary: Mapping[str, Any], run_dir: Path, *, stopped_early: bool) -> str:
     """What to say of a run that is asked to go on and has nothing left to do."""
     place, steps = shown(run_dir), _steps(summary, run_dir)
-    more = f"train.max_steps={2 * steps}"
-    if stopped_early:
-        more = "train.early_stopping_patience=null"
-    longer = f"mlx-ft resume {shlex.quote(place)} {more}"
+    how, more = "finished", f" train.max_steps={2 * steps}"
+    if summary.get("pruned"):
+        how, more = "pruned", ""
+    elif stopped_early:
+        more = " train.early_stopping_patience=null"
+    longer = f"mlx-ft resume {shlex.quote(place)}{more}"
     return "\n".join([
-        f"{place} is finished: {steps} steps. Nothing was done.",
+        f"{place} is {how}: {steps} steps. Nothing was done.",
         _next_command("use it", _generate(place)),
         _next_command("go on", longer),
     ])  # fmt: skip

@@ -35,6 +35,7 @@ FREE_KEYS = frozenset({
     "train.skip_patience", "train.early_stopping_patience", "train.early_stopping_min_delta",
     "memory_profile.name", "memory_profile.cache_limit_gb", "memory_profile.wired_limit_gb",
     "memory_profile.memory_limit_gb", "memory_profile.quantize", "train.frozen_cache_gb",
+    "train.offload_frozen",
 })  # fmt: skip
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_ft import runtime
+from mlx_ft import runtime, together
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import Interrupted, MlxFtError, OutputError, StorageError
 from mlx_ft.interrupt import StopSignal
 
 if TYPE_CHECKING:
+    from mlx_ft.follower import Follower
     from mlx_ft.runfolder import LogFile
     from mlx_ft.session import RunResult, Session
+    from mlx_ft.stopping import Prune
+    from mlx_ft.team import Team
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +42,38 @@ def run(
     overrides: Sequence[str] = (),
     choices: Mapping[str, str] | None = None,
     share: bool = False,
+    prune: Prune | None = None,
 ) -> RunResult:
     """Train one adapter and return how it went.
 
     public: the composed configuration without secrets, saved and tracked. run_dir: None makes
     a new folder named by the time. share: the base model, with other runs of this process.
+    prune: asked at each validation; a reason ends the training there, as early stopping does.
     Raises UserError kinds before anything is written; after that the run's status is recorded
     whatever happens, and then the error is raised, with notes that say what the run left behind.
     """
-    with StopSignal() as stop, ExitStack() as stack:
-        with stop.at_once():
-            session, log, finished = _accept(
-                config, public, run_dir, parent_run_id, stop, stack, share=share
-            )
+    seat = together.seat()
+    with seat.stop if seat else StopSignal() as stop, ExitStack() as stack:
+        with stop.at_once(), _no_collection():
+            team = _team(config)
+            if team is not None and team.rank:
+                follower = _follower(config, public, team, stack)
+            else:
+                session, log, finished = _accept(
+                    config,
+                    public,
+                    run_dir,
+                    parent_run_id,
+                    stop,
+                    stack,
+                    team,
+                    share=share,
+                    prune=prune,
+                )
+        if team is not None and team.rank:
+            return follower.run()  # no signal ends it before its leader does
+        if team is not None:
+            stack.enter_context(team.led())
         if finished:
             return session.already_finished()
         try:
@@ -62,6 +85,33 @@ def run(
             raise _ended(session, error) from error.__cause__
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Imports and a model's layers are many objects and no garbage: to look costs 0.1 s."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _team(config: Config) -> Team | None:
+    """The processes that this one trains with, if `mlx.launch` has started several."""
+    runtime.prepare(config.threads, Path(config.paths.cache_dir).expanduser())
+    # MLX may be imported from here on, and only from here on.
+    from mlx_ft.team import join
+
+    return join()
+
+
+def _follower(config: Config, public: Mapping[str, Any], team: Team, stack: ExitStack) -> Follower:
+    from mlx_ft.follower import Follower
+
+    return Follower(config, public, team, stack)
+
+
 def _accept(
     config: Config,
     public: Mapping[str, Any],
@@ -69,18 +119,19 @@ def _accept(
     parent_run_id: str | None,
     stop: StopSignal,
     stack: ExitStack,
+    team: Team | None,
     *,
     share: bool,
+    prune: Prune | None,
 ) -> tuple[Session, LogFile, bool]:
     """The run in its folder, ready to begin, and its log; True: it has nothing left to do.
 
     stack: lets go of the folder and the log.
     """
     started = time.monotonic()
-    runtime.prepare(config.threads, Path(config.paths.cache_dir).expanduser())
-    # MLX may be imported from here on, and only from here on.
     from mlx_ft.accept import accept
     from mlx_ft.console import configure_logging
+    from mlx_ft.resume import fingerprint
     from mlx_ft.runfolder import LogFile, RunFolder
     from mlx_ft.session import Session
     from mlx_ft.shared import of_this_process
@@ -97,12 +148,14 @@ def _accept(
     accepted = accept(config, public, shared)
     if accepted.forward.frozen is not None:
         stack.callback(accepted.forward.frozen.close)
+    if team is not None:
+        team.agree(fingerprint(accepted))
     if accepted.device == "cpu" and config.threads is None:
         _say_if_busy()
     output_dir = Path(config.paths.output_dir)
     folder = RunFolder.create(run_dir, output_dir, resume=target is not None)
     stack.callback(folder.release)
-    session = Session(accepted, folder, console, started, parent_run_id, stop)
+    session = Session(accepted, folder, console, started, parent_run_id, stop, prune, team)
     return session, log, target is not None and not session.find_checkpoint(target)
 
 

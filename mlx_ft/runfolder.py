@@ -21,7 +21,7 @@ from typing import IO, Any
 import yaml
 
 from mlx_ft import durable
-from mlx_ft.errors import OutputError, StorageError
+from mlx_ft.errors import InUseError, OutputError, StorageError
 
 LOCK = ".lock"
 LOCK_SECONDS = 3.0
@@ -68,7 +68,7 @@ class RunFolder:
             self._refuse_earlier_run()  # without making a lock file there
         self._lock = _lock(self.path)
         if self._lock is None:
-            raise OutputError(
+            raise InUseError(
                 f"hydra.run.dir: {self.path} is in use by another run{_holder(self.path)}. "
                 "Wait for its end, or choose another folder"
             )

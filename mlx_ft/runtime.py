@@ -66,6 +66,9 @@ MALLOPT = {
     "M_ARENA_MAX": (-8, 1),
 }
 
+RANK = "MLX_RANK"  # set by mlx.launch, but not with MPI
+MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
 _prepared: Blas | None = None
 
 
@@ -99,6 +102,11 @@ def _reuse_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         for parameter, value in MALLOPT.values():
             mallopt(parameter, value)
+
+
+def one_of_several() -> bool:
+    """Whether `mlx.launch` has started this process as one of those that train together."""
+    return RANK in os.environ or any(int(os.environ.get(size) or 1) > 1 for size in MPI_SIZES)
 
 
 def scalar_exponentials() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mlx_ft.config.compose import config_from_dict
+from mlx_ft.config.compose import CommandLine, accept, config_from_dict
 from mlx_ft.config.schema import Config
 from mlx_ft.errors import AdapterError, MlxFtError
 from mlx_ft.runfolder import ORIGIN, read_json
@@ -20,6 +20,7 @@ from mlx_ft.runtime import default_output_dir
 logger = logging.getLogger(__name__)
 
 
+SCHEME = "models:/"
 TEMPLATE = "chat_template.jinja"  # in the adapter's folder
 
 
@@ -37,6 +38,11 @@ class SavedRun:
         return self.folder / "adapter"
 
     @property
+    def started_in(self) -> Path:
+        """The folder that relative paths of its configuration count from."""
+        return _started_in(self.folder, self.summary)
+
+    @property
     def template(self) -> str | None:
         """The chat template that the run was trained with; None where none was saved."""
         try:
@@ -52,7 +58,8 @@ class SavedRun:
 
 
 def find_run(reference: str | Path | None = None, output_dir: Path | None = None) -> SavedRun:
-    """The run that `reference` names: a folder, a tracked run's id, or None for the newest.
+    """The run that `reference` names: a folder, a tracked run's id, a registered model
+    (`models:/NAME/VERSION`, `models:/NAME@ALIAS`), or None for the newest.
 
     output_dir: where runs are; None is `MLX_FT_OUTPUTS`, or `outputs`. Raises AdapterError when
     there is no such run, it has no adapter, or its files cannot be read.
@@ -87,10 +94,12 @@ def open_run(folder: Path) -> SavedRun:
             raise TypeError(f"found {type(summary).__name__}, expected an object")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _unreadable(summary_path, error) from error
-    working_dir = summary.get("working_dir") or read_json(folder / ORIGIN).get("working_dir")
-    if isinstance(working_dir, str):
-        config = _from_there(config, Path(working_dir))
-    return SavedRun(folder, config, summary)
+    return SavedRun(folder, _from_there(config, _started_in(folder, summary)), summary)
+
+
+def _started_in(folder: Path, summary: dict[str, Any]) -> Path:
+    found = summary.get("working_dir") or read_json(folder / ORIGIN).get("working_dir")
+    return Path(found) if isinstance(found, str) else Path()
 
 
 def _unreadable(path: Path, error: Exception) -> AdapterError:
@@ -166,7 +175,23 @@ def _without_adapter(output_dir: Path, since: float) -> Path | None:
     return max(begun, key=lambda folder: begun[folder], default=None)
 
 
+def _registered(reference: str, output_dir: Path) -> Path:
+    """By the MLflow that the newest run here was tracked in, or else the default one."""
+    from mlx_ft.tracking import registry  # MLflow is imported for nothing else
+    from mlx_ft.tracking.uri import from_there
+
+    try:
+        run = open_run(_newest(output_dir))
+        tracking, paths = from_there(run.config.tracking, run.config.paths, run.started_in)
+        config = replace(run.config, tracking=tracking, paths=paths)
+    except AdapterError:
+        config = accept(CommandLine()).config
+    return registry.find(reference, config)
+
+
 def _folder(reference: str, output_dir: Path) -> Path:
+    if reference.startswith(SCHEME):
+        return _registered(reference, output_dir)
     try:
         path = Path(reference).expanduser()
         if (path / "config.yaml").is_file():
@@ -183,6 +208,6 @@ def _folder(reference: str, output_dir: Path) -> Path:
         if isinstance(summary, dict) and summary.get("run_id") == reference:
             return file.parent
     raise AdapterError(
-        f"--run: {reference!r} is neither a run folder (with config.yaml) nor the id of a run in "
-        f"{output_dir.absolute()}"
+        f"--run: {reference!r} is neither a run folder (with config.yaml), nor the id of a run in "
+        f"{output_dir.absolute()}, nor a registered model (models:/NAME/VERSION)"
     )

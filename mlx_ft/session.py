@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from mlx_ft.console import Display
 from mlx_ft.crash import CrashLog, last_crash
 from mlx_ft.data import batch as batching
 from mlx_ft.data.arrays import pad_id
-from mlx_ft.errors import CheckpointError, TrainingError
+from mlx_ft.errors import CheckpointError, TeamError, TrainingError
 from mlx_ft.evaluation import Validation
 from mlx_ft.interrupt import StopSignal
 from mlx_ft.judge import Judge
@@ -28,12 +27,13 @@ from mlx_ft.record import Record
 from mlx_ft.resume import Resumed
 from mlx_ft.runfolder import RunFolder
 from mlx_ft.state import TrainState, progress_of
+from mlx_ft.step import Compute
+from mlx_ft.stopping import Prune, Stopping
 from mlx_ft.target import Target
-from mlx_ft.trainer import Compute, StepResult
+from mlx_ft.team import Team
+from mlx_ft.trainer import StepResult
 
 logger = logging.getLogger(__name__)
-
-FEW_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,20 @@ class Session:
         started: float,
         parent_run_id: str | None,
         stop: StopSignal,
+        prune: Prune | None = None,
+        team: Team | None = None,
     ) -> None:
-        """started: `time.monotonic()` when the process began with the run. stop: entered."""
+        """started: `time.monotonic()` when the process began with the run. stop: entered.
+
+        team: of the processes that compute its gradients with this one.
+        """
         self.accepted = accepted
         self.config = accepted.config
         self.folder = folder
         self.console = console
         self.stop = stop
+        self.team = team
+        self.stopping = Stopping(self.config, prune)
         profile = self.config.memory_profile
         filling = pad_id(accepted.dataset.known, accepted.vocabulary)
         self.batches = batching.Batches(
@@ -118,6 +125,8 @@ class Session:
         self.keeper.plan_steps = self.plan.steps
         self.judge.recall()
         resume.check_length(saved, self.plan, self.config.optimizer)
+        if self.stopping.prune is not None and summary.get("pruned"):
+            return False
         return not resume.is_finished(
             self.resumed, self.plan, self.config.train.early_stopping_patience
         )
@@ -171,11 +180,16 @@ class Session:
                 self.keeper.restore(self.resumed)
             self.training = True
             display.training(progress.step)
-            self._train_steps(display)
+            try:
+                self._train_steps(display)
+            except TeamError:
+                self.keeper.save()  # the others are gone, and what was learned is all here
+                raise
             if self.keeper.has_news():
                 self.keeper.save()  # a longer run can go on from here
             self._keep_adapter()
-            self.judge.answers_after = self.judge.answers(display, progress.step)
+            if self.stopping.pruned is None:  # nobody is to wait for answers of a hopeless one
+                self.judge.answers_after = self.judge.answers(display, progress.step)
 
     def _train_steps(self, display: Display) -> None:
         config = self.config
@@ -191,6 +205,7 @@ class Session:
             compute=Compute.of(config),
             forward=self.accepted.forward,
             guard=self.guard,
+            team=self.team,
         ):
             self._note(result, display)
             if self._between_steps(display):
@@ -214,7 +229,7 @@ class Session:
 
     def _between_steps(self, display: Display) -> bool:
         """Validate and save where it is due; True when the training is to stop early."""
-        progress, every = self.state.progress, self._validation_interval()
+        progress, every = self.state.progress, self.stopping.interval(self.plan.steps)
         step, last = progress.step, progress.micro_step >= self.plan.micro_steps
         if step == 0:
             return False
@@ -225,35 +240,12 @@ class Session:
                 min_delta = self.config.train.early_stopping_min_delta
                 self.state.record_validation(result.loss, min_delta)
             display.training(step)
-        if progress.validated_step == step and self._out_of_patience():
+        if progress.validated_step == step and self.stopping.stops(progress, last=last):
             return True
         every = self.config.checkpoint.every
         if not last and every and step % every == 0 and self.keeper.has_news():
             self.keeper.save()
         return False
-
-    def _validation_interval(self) -> int:
-        """Steps between validations; `auto`: two in all, or enough for the patience to run out."""
-        if self.config.eval.every != "auto":
-            return int(self.config.eval.every)
-        patience = self.config.train.early_stopping_patience
-        if patience is None and self.plan.steps < FEW_STEPS:
-            return 0  # halfway would be next to the end
-        count = 2 if patience is None else 3 * (patience + 1)
-        return math.ceil(self.plan.steps / count)
-
-    def _out_of_patience(self) -> bool:
-        patience, progress = self.config.train.early_stopping_patience, self.state.progress
-        if patience is None or progress.evaluations_without_gain < patience:
-            return False
-        logger.info(
-            "early stopping at step %d: no gain in %d validations (best %.4f at step %d)",
-            progress.step,
-            progress.evaluations_without_gain,
-            progress.best_loss,
-            progress.best_step,
-        )
-        return True
 
     def _keep_adapter(self) -> None:
         """Write the adapter that the run ends with; `kept` is its validation, if it had one."""
@@ -283,7 +275,7 @@ class Session:
         summary = self.summary(status, reason)
         self.record.end(summary, self.judge.answers_before, self.judge.answers_after)
         self.record.notify(summary)
-        if status == "FINISHED":
+        if status == "FINISHED" and self.stopping.pruned is None:
             try:
                 place = shown(self.folder.path)
                 show_result(summary, self.judge.samples(), place, self.config)
@@ -298,10 +290,12 @@ class Session:
     def summary(self, status: str, reason: str | None) -> dict[str, Any]:
         """The contract of `summary.json`; see docs/runs.md."""
         self.keeper.count_seconds()
-        adapter = self.folder.adapter
+        adapter, pruned = self.folder.adapter, self.stopping.pruned
         return {
             "status": status,
-            "reason": reason,
+            "reason": reason or pruned,
+            "pruned": status == "FINISHED" and pruned is not None,
+            "planned_steps": self.plan.steps,
             "run_id": self.record.tracker.run_id,
             **summary.build(
                 self.accepted,

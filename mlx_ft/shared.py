@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
-from mlx_ft import lora
+from mlx_ft import lora, together
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.deferred import Deferred
 from mlx_ft.judgement import Base
@@ -59,7 +61,10 @@ class Shared:
                 tokenizer=tokenizer,
             )
             self._kinds = [type(layer) for layer in self._loaded.model.layers]
-        return replace(self._loaded, deferred=tokenizer or self._loaded.deferred)
+        found = replace(self._loaded, deferred=tokenizer or self._loaded.deferred)
+        if together.seat() is not None:  # others have theirs at the same time
+            found = replace(found, model=twin(found.model))
+        return found
 
     def leave(self, kind: type[BaseException] | None, *_: object) -> None:
         """Take everything off the model that the run has put on it, as that ends.
@@ -67,6 +72,8 @@ class Shared:
         kind: of what ended it. A model that a run has failed with is not used again: a compiled
         step that was broken off leaves traces in place of its weights.
         """
+        if together.seat() is not None:
+            return  # it had a model of its own
         if kind is not None:
             self._loaded = None
         if self._loaded is None:
@@ -85,6 +92,17 @@ class Shared:
     def note_base(self, subject: Mapping[str, Any], base: Base) -> None:
         """Keep it for the runs to come."""
         self._bases[json.dumps(subject)] = base
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """Another model of the same arrays: what is put on one of them the other has not."""
+    arrays = [array for module in model.modules() for array in _own_arrays(module)]
+    return copy.deepcopy(model, {id(array): array for array in arrays})
+
+
+def _own_arrays(module: nn.Module) -> list[mx.array]:
+    held = [*module.values(), *vars(module).values()]  # the latter are not parameters
+    return [value for value in held if isinstance(value, mx.array)]
 
 
 def _files(located: Located) -> list[tuple[str, int, int]]:

@@ -1,8 +1,4 @@
-"""The training step and the loop around it; knows neither files nor trackers.
-
-Losses and gradients travel as sums with the number of targets behind them, and are divided once
-per optimizer step: a token weighs the same in whichever micro-batch it falls.
-"""
+"""The loop around the training step; knows neither files nor trackers."""
 
 from __future__ import annotations
 
@@ -10,35 +6,31 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
-from mlx_ft import lora, optim
-from mlx_ft.config.schema import Config, OptimizerConfig, TrainConfig
-from mlx_ft.data.arrays import packed, padded
+from mlx_ft import lora, optim, together
+from mlx_ft import step as steps
+from mlx_ft.config.schema import OptimizerConfig, TrainConfig
 from mlx_ft.data.batch import Batch, Batches, collate
 from mlx_ft.errors import TrainingError
-from mlx_ft.losses import causal_lm_loss, full_logits_loss
 from mlx_ft.memory_guard import MemoryGuard
 from mlx_ft.memory_watch import is_out_of_memory
 from mlx_ft.models.forward import Forward, forward_of
-from mlx_ft.models.segments import Segments
 from mlx_ft.state import TrainState
+from mlx_ft.step import Compute, Step, Sums
+from mlx_ft.team import Order, Team
 
 logger = logging.getLogger(__name__)
 
 RECENT_LOSSES = 20  # whose median says what a usual loss is
 ENOUGH_LOSSES = 5
 PART_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps the seeds of parts far apart
-
-Sums = tuple[Any, mx.array, mx.array]  # of gradients, of losses, number of targets
+RANK_STRIDE = 0xC2B2AE3D27D4EB4F  # an odd number: those of processes
 
 
 @dataclass(frozen=True)
@@ -73,31 +65,6 @@ def plan(
 
 
 @dataclass(frozen=True)
-class Compute:
-    """How steps are computed; what they compute is the same up to rounding.
-
-    compiled: `mx.compile`; what takes segments is not. segments: rows without padding; share:
-    what rows of a batch begin with is computed once. targets_only: logits of nothing else.
-    """
-
-    compiled: bool = False
-    segments: bool = False
-    share: bool = False
-    targets_only: bool = True
-
-    @classmethod
-    def of(cls, config: Config) -> Compute:
-        """As the configuration of a run, resolved, asks for."""
-        segments, share = config.data.packing == "segments", config.data.share_prefixes
-        return cls(
-            compiled=bool(config.train.compile),
-            segments=segments,
-            share=segments and (config.lora.dropout == 0 if share == "auto" else bool(share)),
-            targets_only=config.train.targets_only,
-        )
-
-
-@dataclass(frozen=True)
 class StepResult:
     """One optimizer step. loss: mean over targets, nats; grad_norm: before clipping.
 
@@ -127,33 +94,32 @@ def train(
     compute: Compute,
     forward: Forward | None = None,
     guard: MemoryGuard | None = None,
+    team: Team | None = None,
 ) -> Iterator[StepResult]:
     """Yield one result per optimizer step, from where `state` stands to the plan's end.
 
     Between two results the caller may evaluate, save, stop, or put other arrays into the state:
-    it is whole. forward: of the state's model, when it is there already. Raises TrainingError
-    after `config.skip_patience` skipped steps in a row, and when a single row does not fit into
-    memory.
+    it is whole. forward: of the state's model, when it is there already. team: which this process
+    leads. Raises TrainingError after `config.skip_patience` skipped steps in a row, and when a
+    single row does not fit into memory; TeamError when another process is gone.
     """
     forward = forward or forward_of(state.model)
-    step = _build_step(state, forward, optimizer_config, config, compute, guard or MemoryGuard())
+    step = steps.build(state, forward, optimizer_config, config, compute, guard or MemoryGuard())
     progress = state.progress
     while progress.step < run_plan.steps:
-        started = time.perf_counter()
+        started = time.perf_counter() - together.waited()
         rate = optim.learning_rate(optimizer_config, progress.step, run_plan.steps)
         state.optimizer.learning_rate = rate
         state.model.train()
         window = min(run_plan.accumulation, run_plan.micro_steps - progress.micro_step)
-        sums, tokens, target_tokens = _zeros(state), 0, 0
-        for micro_step in range(progress.micro_step, progress.micro_step + window):
-            batch = batches.at(*divmod(micro_step, len(batches)))
-            sums = _add(step, sums, state, batches, batch, (seed << 32) | micro_step)
-            tokens += int(batches.lengths[batch.rows].sum())
-            target_tokens += int(batch.mask.sum())
+        order = Order(progress.micro_step, window)
+        if team is not None:
+            team.call(order, state.adapter())
+        sums, tokens, target_tokens = _window(step, state, batches, order, seed, team)
         limit = spike_limit(config.spike_factor, progress.recent_losses)
         loss, grad_norm, taken = _update(step, sums, state, limit)
         del sums  # an adapter's worth of memory
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - together.waited() - started
         progress.micro_step += window  # now, not before: a broken window is taken again
         finite = math.isfinite(float(loss)) and math.isfinite(float(grad_norm))
         result = StepResult(
@@ -173,7 +139,48 @@ def train(
         _check_patience(state, config.skip_patience, ended=progress.step == run_plan.steps)
 
 
-def _update(step: _Step, sums: Sums, state: TrainState, limit: float) -> Sums:
+def follow(
+    state: TrainState,
+    batches: Batches,
+    optimizer_config: OptimizerConfig,
+    config: TrainConfig,
+    *,
+    seed: int,
+    compute: Compute,
+    forward: Forward,
+    guard: MemoryGuard,
+    team: Team,
+) -> None:
+    """Compute this process's share of each step that the leader takes, until it has done.
+
+    state: its adapter is the leader's. Raises TeamError when another process is gone.
+    """
+    step = steps.build(state, forward, optimizer_config, config, compute, guard)
+    state.model.train()
+    while (order := team.listen(state.model)) is not None:
+        _window(step, state, batches, order, seed, team)
+
+
+def _window(
+    step: Step, state: TrainState, batches: Batches, order: Order, seed: int, team: Team | None
+) -> tuple[Sums, int, int]:
+    """Over the micro-batches of an optimizer step: (sums, tokens, targets), of all processes."""
+    sums, tokens, target_tokens = steps.zeros(state), 0, 0
+    for micro_step in order.micro_steps:
+        batch = batches.at(*divmod(micro_step, len(batches)))
+        tokens += int(batches.lengths[batch.rows].sum())
+        target_tokens += int(batch.mask.sum())
+        key = (seed << 32) | micro_step
+        if team is None:
+            sums = _add(step, sums, state, batches, batch, key)
+        elif len(rows := team.share(batch.rows)):
+            own = collate(batches.examples, rows, batches.pad_id, batches.pad_multiple)
+            rank_key = (key + team.rank * RANK_STRIDE) % 2**64
+            sums = _add(step, sums, state, batches, own, rank_key)
+    return sums if team is None else team.total(sums), tokens, target_tokens
+
+
+def _update(step: Step, sums: Sums, state: TrainState, limit: float) -> Sums:
     """The optimizer's update, evaluated: (loss, gradient norm, whether it was taken).
 
     Raises TrainingError when memory runs out in it; the state is then as before.
@@ -194,7 +201,7 @@ def _update(step: _Step, sums: Sums, state: TrainState, limit: float) -> Sums:
 
 
 def _add(
-    step: _Step, sums: Sums, state: TrainState, batches: Batches, batch: Batch, seed: int
+    step: Step, sums: Sums, state: TrainState, batches: Batches, batch: Batch, seed: int
 ) -> Sums:
     """`sums` with those of one micro-batch, taken in as many parts as memory asks for.
 
@@ -208,8 +215,9 @@ def _add(
                 taken = parts
                 for part, piece in enumerate(_pieces(batches, batch, parts)):
                     lora.seed_dropout(state.model, (seed + part * PART_STRIDE) % 2**64)
+                    given = step.prepare(piece)
                     with step.guard.part(piece.mask):
-                        added = step.accumulate(added, piece)
+                        added = step.accumulate(added, given)
                         mx.eval(added)
                 return added
         except Exception as error:
@@ -272,129 +280,3 @@ def _check_patience(state: TrainState, patience: int, *, ended: bool = False) ->
         f"{patience}). The adapter is the one from before them. Lower optimizer.learning_rate, or "
         "set memory_profile.compute_dtype=float32"
     )
-
-
-def _zeros(state: TrainState) -> Sums:
-    gradients = tree_map(mx.zeros_like, state.model.trainable_parameters())
-    return gradients, mx.array(0.0), mx.array(0.0)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """The two halves of an optimizer step: gradients of a micro-batch added up, and the update."""
-
-    accumulate: Callable[[Sums, Batch], Sums]
-    update: Callable[..., tuple[mx.array, mx.array, mx.array]]
-    guard: MemoryGuard
-
-
-def _build_step(
-    state: TrainState,
-    forward: Forward,
-    optimizer_config: OptimizerConfig,
-    config: TrainConfig,
-    compute: Compute,
-    guard: MemoryGuard,
-) -> _Step:
-    model, optimizer, buckets = state.model, state.optimizer, state.buckets
-    if compute.targets_only and not forward.splits:
-        logger.info("this model's logits are computed at every position, targets or not")
-
-    def update(
-        gradients: Any, total: mx.array, count: mx.array, limit: mx.array
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        # Not earlier: one array of all gradients would hold a checkpointed layer's activations
-        # until the last of them is there.
-        mean = tree_map(lambda g: g / count, buckets.join(gradients))
-        clipped, norm = clip(mean, optimizer_config.max_grad_norm)
-        old_parameters = buckets.join(model.trainable_parameters())
-        old_state = tree_map(lambda array: array, optimizer.state)
-        parameters = optimizer.apply_gradients(clipped, old_parameters)
-        loss = total / count
-        finite = mx.isfinite(total) & mx.isfinite(norm) & _all_finite(parameters)
-        taken = finite & (loss <= limit)
-        keep = partial(_where, taken)
-        model.update(buckets.split(tree_map(keep, parameters, old_parameters)))
-        # In place: a compiled function watches this very dictionary.
-        optimizer.state.update(tree_map(keep, optimizer.state, old_state))
-        return loss, norm, taken
-
-    if compute.compiled:
-        captured = [model.state, optimizer.state]
-        update = mx.compile(update, inputs=captured, outputs=captured)
-    return _Step(_accumulation(state, forward, config, compute), update, guard)
-
-
-def _accumulation(
-    state: TrainState, forward: Forward, config: TrainConfig, compute: Compute
-) -> Callable[[Sums, Batch], Sums]:
-    """(sums, micro-batch) -> sums with those of the micro-batch."""
-    gradient = summed_gradient(
-        state.model, forward, config.label_smoothing, whole=not compute.targets_only
-    )
-
-    def accumulate(sums: Sums, *arrays: mx.array, cache: Any = None) -> Sums:
-        (batch_total, batch_count), batch_gradients = gradient(*arrays, cache=cache)
-        gradients, total, count = sums
-        added = tree_map(mx.add, gradients, batch_gradients)
-        return added, total + batch_total, count + batch_count
-
-    def without_padding(sums: Sums, batch: Batch) -> Sums:
-        arrays = packed(batch, share=compute.share)
-        assert arrays.layout is not None
-        return accumulate(sums, *arrays.tensors, cache=forward.cache(batch.examples, arrays.layout))
-
-    if compute.segments:
-        return without_padding
-    step: Callable[..., Sums] = accumulate
-    if compute.compiled:
-        captured = [state.model.state, state.optimizer.state]
-        step = mx.compile(accumulate, inputs=captured, outputs=captured)
-    return lambda sums, batch: step(sums, *padded(batch).tensors)
-
-
-def summed_gradient(
-    model: nn.Module, forward: Forward, label_smoothing: float, *, whole: bool = False
-) -> Callable[..., tuple[tuple[mx.array, mx.array], Any]]:
-    """(inputs, positions, labels, weights, cache) -> ((loss sum, targets), gradients of the sum).
-
-    whole: all logits, and then those of the targets.
-    """
-
-    def loss(
-        inputs: mx.array,
-        positions: mx.array,
-        labels: mx.array,
-        weights: mx.array,
-        cache: Segments | None = None,
-    ) -> tuple[mx.array, mx.array]:
-        arrays = inputs, positions, labels, weights
-        if whole:
-            return full_logits_loss(forward, *arrays, label_smoothing, cache)
-        return causal_lm_loss(forward, *arrays, label_smoothing, cache, train=True)
-
-    gradient: Callable[..., tuple[tuple[mx.array, mx.array], Any]] = nn.value_and_grad(model, loss)
-    return gradient
-
-
-def clip(gradients: Any, max_norm: float | None) -> tuple[Any, mx.array]:
-    """Scale `gradients` so that their global L2 norm is at most `max_norm`.
-
-    Returns (gradients, norm before). Pascanu et al. 2013.
-    """
-    leaves = cast(list[tuple[str, mx.array]], tree_flatten(gradients))
-    squares = [g.astype(mx.float32).square().sum() for _, g in leaves]
-    norm = mx.sqrt(mx.sum(mx.stack(squares)))
-    if max_norm is None:
-        return gradients, norm
-    factor = mx.minimum(1.0, max_norm / (norm + 1e-6))
-    return tree_map(lambda g: g * factor, gradients), norm
-
-
-def _all_finite(tree: Any) -> mx.array:
-    leaves = cast(list[tuple[str, mx.array]], tree_flatten(tree))
-    return mx.all(mx.stack([mx.isfinite(array).all() for _, array in leaves]))
-
-
-def _where(finite: mx.array, new: mx.array, old: mx.array) -> mx.array:
-    return mx.where(finite, new, old)

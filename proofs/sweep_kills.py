@@ -1,12 +1,13 @@
 """kill -9 at random moments of sweeps: what is finished is not run again, nothing is missing.
 
-python proofs/sweep_kills.py [kills=20] [seed=0]
+python proofs/sweep_kills.py [kills=20] [seed=0] [grid|search]
 
-A sweep of six trials of a tiny model is killed at a random moment (a trial, between two trials, the
-report) and started again with the same command, until it ends; then another one, until there were
-so many kills. After each sweep: every trial FINISHED and each adapter equal, to the bit, to that of
-a sweep without a kill; the summary of a trial that had finished before a kill is the same file;
-MLflow has one parent and one run for each trial, all of them finished children of it, none RUNNING.
+A sweep of six trials of a tiny model (a search: with pruning) is killed at a random moment (a
+trial, between two trials, the report) and started again with the same command, until it ends; then
+another one, until there were so many kills. After each sweep: every trial FINISHED and each adapter
+equal, to the bit, to that of a sweep without a kill, which for a search means that it asked for the
+same points; the summary of a trial that had finished before a kill is the same file; MLflow has one
+parent and one run for each trial, all of them finished children of it, none RUNNING.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 RANKS, RATES = ("2", "3", "4"), ("1e-3", "1e-2")
+GRID = [f"lora.rank={','.join(RANKS)}", f"optimizer.learning_rate={','.join(RATES)}"]
+SEARCH = ["sweep=search", "sweep.trials=6", "optimizer.learning_rate=tag(log,interval(1e-5,1e-1))"]
 SWEEP = [
-    sys.executable, str(ROOT / "train.py"), "-m", f"lora.rank={','.join(RANKS)}",
-    f"optimizer.learning_rate={','.join(RATES)}", "sweep.name=s", "model.path=./model",
+    sys.executable, str(ROOT / "train.py"), "-m", *(SEARCH if "search" in sys.argv else GRID),
+    "sweep.name=s", "model.path=./model",
     "data=custom", "data.path=rows.jsonl", "data.metric=exact_match", "eval.max_tokens=2",
     "eval.task_rows=2", "memory_profile=cpu", "memory_profile.micro_batch_size=4", "device=cpu",
     "threads=1", "train.max_steps=24", "checkpoint.every=3", "eval.every=6",
@@ -124,7 +127,7 @@ def fresh(parent: Path, name: str) -> Path:
 
 def main() -> None:
     """Sweeps until there were as many kills as asked for."""
-    given = [int(text) for text in sys.argv[1:]]
+    given = [int(text) for text in sys.argv[1:] if text.isdigit()]
     wanted, seed = [*given, *(20, 0)[len(given) :]]
     chance, began = random.Random(seed), time.monotonic()  # noqa: S311
     kills, sweeps, faults = 0, 0, list[str]()

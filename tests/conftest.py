@@ -1,10 +1,21 @@
 """Prepares the process as a run does: the BLAS must be in place before MLX is imported."""
 
+import base64
+import io
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+if sys.dont_write_bytecode:  # each of the many processes that tests start would compile it all
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parent.parent / ".pytest_cache" / "bytecode")
+    del os.environ["PYTHONDONTWRITEBYTECODE"]
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 from mlx_ft import runtime
 
@@ -23,6 +34,40 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLX_FT_CACHE", str(tmp_path.parent / "cache"))
     return tmp_path
+
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+VECTORS = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1" viewBox="0 0 1 1"></svg>'
+
+
+@pytest.fixture(autouse=True)
+def _quick_figures(request, monkeypatch):
+    """Half of a tiny run's time goes into figures: one dot stands for each, but where they matter.
+
+    Processes of their own draw them all.
+    """
+    if request.node.get_closest_marker("figures"):
+        return
+    from matplotlib.figure import Figure  # not by those who only import this file
+
+    def savefig(_self: Figure, file: Any, *, format: str = "png", **_: Any) -> None:
+        content = {"png": PIXEL, "svg": VECTORS}[format]
+        if isinstance(file, (str, Path)):
+            Path(file).write_bytes(content)
+        elif isinstance(file, io.TextIOBase):
+            file.write(content.decode())
+        else:
+            file.write(content)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+
+
+@pytest.fixture
+def no_estimate(monkeypatch):
+    """For sweeps whose trials are stand-ins, without a model."""
+    monkeypatch.setattr("mlx_ft.sweeper.sweep.said_of_work", lambda *_: "")
 
 
 @pytest.fixture(autouse=True)

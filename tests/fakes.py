@@ -15,6 +15,7 @@ from mlx_ft.data.batch import Batches
 from mlx_ft.data.chat import Example
 from mlx_ft.data.rows import Record
 from mlx_ft.state import TrainState
+from mlx_ft.step import Compute
 from tests.models import tiny
 
 VOCAB = tiny.LLAMA["vocab_size"]
@@ -85,7 +86,7 @@ def train(
         optimizer or OptimizerConfig(),
         config,
         seed=seed,
-        compute=trainer.Compute(compiled=compiled),
+        compute=Compute(compiled=compiled),
     )
     return list(results)
 

@@ -12,6 +12,8 @@ from mlx_ft.data.prepare import prepare
 from mlx_ft.data_report import Outlook, lines, measured_speed, outlook, write
 from tests.data.conftest import chatml
 
+pytestmark = pytest.mark.figures
+
 
 def pair(question, answer="Yes."):
     return {"prompt": f"{question}?", "completion": answer}

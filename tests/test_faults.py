@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ft import trainer
+from mlx_ft import step
 from mlx_ft.main import main
 from tests.jobs import job, summary
 
@@ -19,7 +19,7 @@ WEIGHTS = "adapter/adapters.safetensors"
 @pytest.fixture
 def plant(monkeypatch):
     """Change what the loss of a micro-batch is: `plant(change)`, change(call, rows, sum) -> sum."""
-    genuine = trainer.causal_lm_loss
+    genuine = step.causal_lm_loss
 
     def planted(change):
         calls = [0]
@@ -29,7 +29,7 @@ def plant(monkeypatch):
             total, count = genuine(forward, inputs, *rest, **options)
             return change(calls[0], len(inputs), total), count
 
-        monkeypatch.setattr(trainer, "causal_lm_loss", loss)
+        monkeypatch.setattr(step, "causal_lm_loss", loss)
 
     return planted
 

@@ -9,13 +9,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_ft import activations, lora, trainer
+from mlx_ft import activations, lora
 from mlx_ft.activations import RECORD, Store, key_of
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.data.arrays import packed
 from mlx_ft.data.batch import collate
 from mlx_ft.models.checkpointing import checkpoint_layers
 from mlx_ft.models.forward import Forward, forward_of, with_frozen
+from mlx_ft.step import summed_gradient
 from tests.fakes import answer_row, furthest, randomize, snapshot
 from tests.families import FAMILIES
 from tests.models import tiny
@@ -50,7 +51,7 @@ def upper_half(family: str = "llama", dtype: mx.Dtype = mx.float32) -> tuple[obj
 
 def gradients(model, forward: Forward) -> tuple[float, dict[str, np.ndarray]]:
     arrays = packed(BATCH, share=True)
-    gradient = trainer.summed_gradient(model, forward, 0.0)
+    gradient = summed_gradient(model, forward, 0.0)
     cache = forward.cache(BATCH.examples, arrays.layout)
     (total, _), found = gradient(*arrays.tensors, cache)
     return float(total), snapshot(found)

@@ -13,6 +13,8 @@ import pytest
 
 from mlx_ft import plots
 
+pytestmark = pytest.mark.figures
+
 
 def rows_of_a_run() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"step": 0, "val/loss": 1.92}]

@@ -8,6 +8,8 @@ import pytest
 from mlx_ft.plots import png
 from mlx_ft.plots_data import TITLES, data_figure
 
+pytestmark = pytest.mark.figures
+
 HISTOGRAM = {"counts": [1, 2, 1], "edges": [0, 10, 20, 30]}
 LENGTHS = {"min": 1, "p50": 12.0, "p95": 28.0, "max": 30, "histogram": HISTOGRAM}
 NONE = {"rows": 0, "tokens": 0, "loss_share": 0.0, "stop_coverage": 1.0, "duplicates": 0,

@@ -29,6 +29,7 @@ def killing_grounds(tmp_path_factory):
         place.close()
 
 
+@pytest.mark.slow
 def test_thirty_kills_change_nothing(killing_grounds):
     names = [name for name in SCENARIOS if name != "compiled steps"]  # g++ takes its time
     each = -(-KILLS // len(names))
@@ -44,6 +45,7 @@ def test_thirty_kills_change_nothing(killing_grounds):
     assert sum(done for _, done, _ in found) >= KILLS
 
 
+@pytest.mark.slow
 def test_the_comparison_finds_a_run_that_differs(killing_grounds):
     """What the kills are judged by is not blind: another seed is another run."""
     place = killing_grounds[0]

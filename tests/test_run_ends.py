@@ -86,15 +86,15 @@ def test_a_failure_at_the_end_is_told_and_the_adapter_is_there(place, monkeypatc
 def test_a_diverging_run_fails_with_a_reason_and_a_finite_adapter(place, monkeypatch, capsys):
     import mlx.core as mx
 
-    from mlx_ft import trainer
+    from mlx_ft import step
 
-    genuine = trainer.causal_lm_loss
+    genuine = step.causal_lm_loss
 
     def overflowing(*arguments, **options):
         total, count = genuine(*arguments, **options)
         return total * mx.array(3e38) * 1e3, count
 
-    monkeypatch.setattr(trainer, "causal_lm_loss", overflowing)
+    monkeypatch.setattr(step, "causal_lm_loss", overflowing)
     assert main(job("train.skip_patience=2", "eval.before=false")) == 1
     found = summary(place / "run")
     assert found["status"] == "FAILED"
@@ -125,11 +125,9 @@ def test_an_unexpected_error_is_logged_with_its_traceback(place, monkeypatch, ca
 def test_a_run_whose_every_step_was_skipped_fails(place, monkeypatch):
     import mlx.core as mx
 
-    from mlx_ft import trainer
+    from mlx_ft import step
 
-    monkeypatch.setattr(
-        trainer, "causal_lm_loss", lambda *_, **__: (mx.array(mx.nan), mx.array(1.0))
-    )
+    monkeypatch.setattr(step, "causal_lm_loss", lambda *_, **__: (mx.array(mx.nan), mx.array(1.0)))
     bad = ("train.max_steps=3", "eval.before=false")
     assert main(job(*bad)) == 1
     found = summary(place / "run")

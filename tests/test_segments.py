@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_ft import lora, trainer
+from mlx_ft import lora
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.data.arrays import packed, padded
 from mlx_ft.data.batch import collate
 from mlx_ft.layout import lay_out
 from mlx_ft.models.forward import Forward, forward_of
 from mlx_ft.models.segments import Segments, attend
+from mlx_ft.step import summed_gradient
 from tests.fakes import answer_row, furthest, randomize, snapshot
 from tests.families import FAMILIES
 from tests.models import tiny
@@ -39,7 +40,7 @@ def gradients(model: nn.Module, forward: Forward, rows: list[list[int]], share: 
     """(loss sum, targets, gradients): padded, or without padding, with shared beginnings or not."""
     examples = [answer_row(tokens, min(4, len(tokens) - 1)) for tokens in rows]
     batch = collate(examples, np.arange(len(rows)), pad_id=258)
-    gradient = trainer.summed_gradient(model, forward, 0.0)
+    gradient = summed_gradient(model, forward, 0.0)
     if share is None:
         (total, count), found = gradient(*padded(batch).tensors)
     else:

@@ -30,6 +30,7 @@ def place(tmp_path_factory):
     place.zygote.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_signal_at_a_random_moment(place):
     words = []
     for word, wrong in once(place, 3, place.seconds, random.Random(SEED)):

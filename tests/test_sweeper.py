@@ -12,7 +12,9 @@ import types
 from contextlib import closing, suppress
 
 import pytest
+from hydra.core.plugins import Plugins
 
+import mlx_ft.report.page  # noqa: F401 - before the fakes take the place of what it imports
 from mlx_ft import accept
 from mlx_ft.errors import ConfigError, Interrupted
 from mlx_ft.main import main
@@ -20,6 +22,8 @@ from mlx_ft.models import load as models
 from mlx_ft.sweeper.stop import Stop
 from mlx_ft.sweeper.table import table
 from tests.models import tiny
+
+pytestmark = pytest.mark.usefixtures("no_estimate")
 
 
 def test_the_table_is_aligned_and_marks_the_best():
@@ -51,7 +55,7 @@ def world(monkeypatch, tmp_path):
         seen.located.append(config.path)
         return None if config.path == "embedded" else find(config, cache_dir)
 
-    def run(config, *, public, run_dir, parent_run_id, overrides, choices, share):
+    def run(config, *, public, run_dir, parent_run_id, overrides, choices, share, prune=None):
         assert share
         seen.calls.append((config, public, run_dir, parent_run_id, overrides, choices))
         outcome = seen.outcomes.get(config.lora.rank)
@@ -95,6 +99,7 @@ def world(monkeypatch, tmp_path):
         module = types.ModuleType(name)
         module.__dict__.update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("mlx_ft.report.page.panels", lambda _: [])  # drawing costs a second
     monkeypatch.setattr(models, "locate", locate)
     monkeypatch.setattr(accept, "deferred_tokenizer", lambda _: None)
     monkeypatch.setattr(
@@ -145,8 +150,8 @@ def test_hydra_writes_no_files_of_its_own(world, tmp_path):
     )
     assert files == [
         "out/.lock", "out/rank=16/summary.json", "out/rank=16/trial.json",
-        "out/rank=8/summary.json", "out/rank=8/trial.json", "out/sweep.json", "out/trials.csv",
-        "out/trials.md",
+        "out/rank=8/summary.json", "out/rank=8/trial.json", "out/report.html", "out/sweep.json",
+        "out/trials.csv", "out/trials.md",
     ]  # fmt: skip
     assert world.parents[0][1] == "out"
 
@@ -216,6 +221,27 @@ def test_a_signal_while_the_parent_is_opened_waits_for_it(world):
     assert world.calls == []
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 1)]
+)
+def test_what_interrupted_code_makes_of_a_signal_is_still_the_signal(
+    world, monkeypatch, capsys, number, code
+):
+    def launch(*_):
+        try:
+            if number is not None:
+                signal.raise_signal(number)
+        finally:
+            raise AttributeError("half of a list")  # such as OmegaConf, in a copy
+
+    launcher = types.SimpleNamespace(launch=launch)
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_: launcher)
+    assert main(["-m", "lora.rank=8,16"]) == code
+    status = "FAILED" if number is None else "KILLED"
+    assert statuses(world) == (status, {"rank=8": "NOT RUN", "rank=16": "NOT RUN"})
+    assert ("half of a list" in capsys.readouterr().err) is (number is None)
+
+
 def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -241,6 +267,7 @@ sys.exit(main(["-m", "lora.rank=8,16"]))
 """
 
 
+@pytest.mark.slow
 def test_sigterm_between_two_trials_leaves_no_running_parent_in_mlflow(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", SWEEP], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
@@ -268,7 +295,7 @@ def test_sigterm_between_two_trials_leaves_no_running_parent_in_mlflow(tmp_path)
         (["model.path=nope,nor"], ["2 faults", "found 'nope'", "trial path=nope: "]),
         (["data.database=no.db", "seed=1,2"], ["1 fault", "no.db does not exist"]),
         (["hydra.sweep.dir=file/x", "seed=1,2"], ["1 fault", "hydra.sweep.dir", "not a folder"]),
-        (["threads=1,2"], ["1 fault", "threads: cannot vary", "basic launcher"]),
+        (["threads=1,2"], ["1 fault", "threads: cannot vary", "submitit_local"]),
         (
             ["train.epochs=1,2", "train.max_steps=5"], None,
         ),

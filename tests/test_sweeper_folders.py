@@ -7,6 +7,8 @@ from mlx_ft.main import main
 from mlx_ft.sweeper import trial
 from tests.test_sweeper import statuses, world
 
+pytestmark = pytest.mark.usefixtures("no_estimate")
+
 __all__ = ["world"]
 
 

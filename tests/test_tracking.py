@@ -481,6 +481,8 @@ def test_sweep_parent_and_children(
         child.end("FINISHED")
         tags = pairs(database, "tags", child.run_id)
         assert tags["mlflow.parentRunId"] == parent.run_id
+    (journal.parent / "report.html").write_text("<p>")
+    (journal.parent / "best.yaml").write_text("seed: 1")
     parent.finish("FINISHED", rows, best=rows[1])
     assert status_of(database, parent.run_id) == ("ranks", "FINISHED")
     assert metrics_of(database, parent.run_id) == [
@@ -491,6 +493,8 @@ def test_sweep_parent_and_children(
     table = (artifacts_of(config, parent.run_id) / "trials.json").read_text()
     assert '["rank=8", 8, 0.5], ["rank=16", 16, 0.25], ["rank=32", 32, "nan"]' in table
 
+    assert (artifacts_of(config, parent.run_id) / "report.html").read_text() == "<p>"
+    assert (artifacts_of(config, parent.run_id) / "best.yaml").read_text() == "seed: 1"
     later = start_parent(config, "ranks", 3, journal)  # the sweep goes on
     assert later.run_id == parent.run_id
     later.finish("FAILED", rows[:1], best=rows[0])

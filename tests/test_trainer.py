@@ -12,6 +12,7 @@ from mlx_ft import lora, trainer
 from mlx_ft.config.schema import LoraConfig, OptimizerConfig, TrainConfig
 from mlx_ft.data.batch import Batch, Batches
 from mlx_ft.state import TrainState
+from mlx_ft.step import Compute, clip
 from tests.fakes import batches, furthest, randomize, relative, rows, same, snapshot, state, train
 
 ROWS = rows(7)
@@ -80,7 +81,7 @@ def test_optimizer_state_and_learning_rate_reach_the_step(compiled: bool) -> Non
         rule,
         config,
         seed=0,
-        compute=trainer.Compute(compiled=compiled),
+        compute=Compute(compiled=compiled),
     ):
         after = snapshot(run.adapter())
         gradient = mean_gradient(before, data)
@@ -114,7 +115,7 @@ def test_clipping_scales_to_the_global_norm(limit: float | None) -> None:
     arrays = {"a": random.standard_normal((3, 4)), "b": {"c": random.standard_normal(5)}}
     tree = {"a": mx.array(arrays["a"], mx.float32), "b": {"c": mx.array(arrays["b"]["c"])}}
     norm = math.sqrt(sum((array**2).sum() for array in (arrays["a"], arrays["b"]["c"])))
-    clipped, found = trainer.clip(tree, limit)
+    clipped, found = clip(tree, limit)
     assert relative(float(found), norm) < 1e-6
     factor = 1.0 if limit is None else min(1.0, limit / norm)
     assert relative(clipped["a"], factor * arrays["a"]) < 1e-4
@@ -147,12 +148,10 @@ def test_stopping_and_going_on_is_the_same_as_never_stopping() -> None:
     data = batches(ROWS, seed=1)
     plan = trainer.plan(config, len(data), 2)
     whole = state(ADAMW, DROPOUT)
-    list(trainer.train(whole, data, plan, ADAMW, config, seed=1, compute=trainer.Compute()))
+    list(trainer.train(whole, data, plan, ADAMW, config, seed=1, compute=Compute()))
 
     first = state(ADAMW, DROPOUT)
-    for result in trainer.train(
-        first, data, plan, ADAMW, config, seed=1, compute=trainer.Compute()
-    ):
+    for result in trainer.train(first, data, plan, ADAMW, config, seed=1, compute=Compute()):
         if result.step == 3:
             break
     second = state(ADAMW, DROPOUT)
@@ -160,7 +159,7 @@ def test_stopping_and_going_on_is_the_same_as_never_stopping() -> None:
     second.optimizer.state = first.optimizer.state
     second.progress = first.progress
     fresh = batches(ROWS, seed=1)
-    list(trainer.train(second, fresh, plan, ADAMW, config, seed=1, compute=trainer.Compute()))
+    list(trainer.train(second, fresh, plan, ADAMW, config, seed=1, compute=Compute()))
     assert same(snapshot(whole.adapter()), snapshot(second.adapter()))
     assert same(snapshot(whole.optimizer.state), snapshot(second.optimizer.state))
 
@@ -183,9 +182,9 @@ def test_a_window_that_breaks_is_taken_again_as_a_whole() -> None:
     data = Breaking(ROWS, 2, 0, pad_id=258)
     plan = trainer.plan(config, len(data), 2)
     with pytest.raises(MemoryError):
-        list(trainer.train(broken, data, plan, ADAMW, config, seed=0, compute=trainer.Compute()))
+        list(trainer.train(broken, data, plan, ADAMW, config, seed=0, compute=Compute()))
     assert (broken.progress.step, broken.progress.micro_step) == (1, 2)
-    list(trainer.train(broken, data, plan, ADAMW, config, seed=0, compute=trainer.Compute()))
+    list(trainer.train(broken, data, plan, ADAMW, config, seed=0, compute=Compute()))
     assert same(snapshot(whole.adapter()), snapshot(broken.adapter()))
 
 
@@ -207,7 +206,7 @@ def test_validating_and_generating_between_steps_changes_no_bit() -> None:
         ADAMW,
         config,
         seed=0,
-        compute=trainer.Compute(),
+        compute=Compute(),
     ):
         disturbed.model.eval()
         mx.eval(mx.random.uniform(shape=(3,)))

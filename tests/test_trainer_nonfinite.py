@@ -12,6 +12,7 @@ from mlx_ft.config.schema import LoraConfig, OptimizerConfig, TrainConfig
 from mlx_ft.data.batch import Batches
 from mlx_ft.errors import TrainingError
 from mlx_ft.state import TrainState
+from mlx_ft.step import Compute
 from tests.fakes import rows, same, snapshot, state, train
 from tests.models import tiny
 
@@ -67,7 +68,7 @@ def test_a_step_that_is_not_finite_changes_nothing(poison: float | str, compiled
         ADAMW,
         config,
         seed=0,
-        compute=trainer.Compute(compiled=compiled),
+        compute=Compute(compiled=compiled),
     ):
         seen.append((snapshot(run.adapter()), moments(run)))
         skipped.append(result.skipped)

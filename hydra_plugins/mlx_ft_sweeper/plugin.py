@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 
 class MlxFtSweeper(Sweeper):  # type: ignore[misc]
-    """Runs every combination of the swept values under one parent run."""
+    """Runs a grid of the swept values, or a search in them, under one parent run."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -22,7 +22,7 @@ class MlxFtSweeper(Sweeper):  # type: ignore[misc]
         self.config = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the grid of these `key=value` arguments; returns the exit code."""
+        """Run the trials of these `key=value` arguments; returns the exit code."""
         from mlx_ft.sweeper.sweep import sweep
 
         return sweep(arguments, self.config, self.hydra_context, self.task_function)

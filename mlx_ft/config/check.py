@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
@@ -56,6 +57,7 @@ def _rules(config: Config) -> Iterator[Fault]:
     yield from _path_rules(config)
     yield from _data_rules(config)
     yield from _schedule_rules(config)
+    yield from _frozen_rules(config)
     if fault := _store_fault(config.tracking.uri):
         yield ("tracking.uri",), f"tracking.uri: {fault}"
     if config.model.revision is not None and not _hub_name(config.model.path):
@@ -65,6 +67,27 @@ def _rules(config: Config) -> Iterator[Fault]:
             f"{config.model.path!r}; only a repository on the hub has revisions. "
             "Leave it null",
         )
+
+
+def _frozen_rules(config: Config) -> Iterator[Fault]:
+    """What can be kept of frozen layers only where it is said that there are some, and room."""
+    train = config.train
+    wanted = {"train.frozen_cache": train.frozen_cache is True,
+              "train.offload_frozen": train.offload_frozen}  # fmt: skip
+    against = {
+        "train.frozen_cache": (train.frozen_cache is False, "false", "auto"),
+        "train.frozen_cache_gb": (train.frozen_cache_gb == 0, "0", "4"),
+        "lora.num_layers": (config.lora.num_layers == "all", "all", "16"),
+        "data.packing": (config.data.packing == "none", "none", "auto"),
+    }
+    for key in (key for key, is_wanted in wanted.items() if is_wanted):
+        for other, (stands, value, better) in against.items():
+            if stands and other != key:
+                yield (
+                    (key, other),
+                    f"{key}: found true with {other}={value}, so that nothing of frozen layers is "
+                    f"remembered. Set {other} to {better}, or leave {key} out",
+                )
 
 
 def _hub_name(path: str) -> bool:
@@ -143,17 +166,20 @@ def _data_rules(config: Config) -> Iterator[Fault]:
             "that share their beginning would share what is dropped there. Set it to auto",
         )
     patience = config.train.early_stopping_patience
-    no_split = data.valid_fraction == 0 and data.valid_path is None
-    brings_rows = any(
-        path.startswith((BUILTIN, HUB)) or _is_folder(path) for path in data_paths(config)
-    )
-    if patience is not None and no_split and not brings_rows:
+    if patience is not None and not _may_have_validation_rows(config):
         yield (
             ("train.early_stopping_patience", "data.valid_fraction", "data.path"),
             f"train.early_stopping_patience: found {patience}, but data.valid_fraction=0 leaves "
             "no validation rows. Give data.valid_path, a fraction above 0, or set the patience "
             "to null",
         )
+
+
+def _may_have_validation_rows(config: Config) -> bool:
+    brings_rows = any(
+        path.startswith((BUILTIN, HUB)) or _is_folder(path) for path in data_paths(config)
+    )
+    return brings_rows or config.data.valid_fraction > 0 or config.data.valid_path is not None
 
 
 def _schedule_rules(config: Config) -> Iterator[Fault]:
@@ -185,4 +211,46 @@ def _schedule_rules(config: Config) -> Iterator[Fault]:
             f"train.early_stopping_patience: found {train.early_stopping_patience}, but "
             f"eval.every={every} validates at no step in between. Set eval.every=auto, or the "
             "patience to null",
+        )
+
+
+def sweep_faults(config: Config) -> Iterator[str]:
+    """Faults of a configuration as that of a sweep's trial; by itself it has none of them."""
+    sweep, every = config.sweep, config.eval.every
+    if sweep.together > 1 and config.train.offload_frozen:
+        yield (
+            f"train.offload_frozen: found true with sweep.together={sweep.together}, whose trials "
+            "use one another's layers. Set train.offload_frozen=false, or sweep.together=1"
+        )
+    if sweep.sampler == "grid" and sweep.trials is not None:
+        yield (
+            f"sweep.trials: found {sweep.trials} with sweep.sampler=grid, which runs every "
+            "combination. Leave it out, or search: sweep=search"
+        )
+    if sweep.sampler != "grid" and sweep.trials is None:
+        yield (
+            f"sweep.trials: found null with sweep.sampler={sweep.sampler}. Say how many points "
+            "are tried: sweep.trials=20"
+        )
+    if sweep.metric == "accuracy_after" and config.data.metric == "none":
+        yield (
+            "sweep.metric: found accuracy_after, but data.metric=none judges no answers. Set "
+            "data.metric, or compare by sweep.metric=val_loss_after"
+        )
+    elif sweep.sampler != "grid" and not _may_have_validation_rows(config):
+        yield (
+            f"sweep.metric: found {sweep.metric}, but data.valid_fraction=0 leaves no validation "
+            "rows to search by. Give data.valid_path, or a fraction above 0"
+        )
+    if sweep.pruner == "none":
+        return
+    if every == 0 or (isinstance(every, int) and every >= (config.train.max_steps or math.inf)):
+        yield (
+            f"sweep.pruner: found {sweep.pruner}, but eval.every={every} validates at no step in "
+            "between. Set eval.every=auto, or sweep.pruner=none"
+        )
+    elif not _may_have_validation_rows(config):
+        yield (
+            f"sweep.pruner: found {sweep.pruner}, but data.valid_fraction=0 leaves no validation "
+            "rows. Give data.valid_path, a fraction above 0, or sweep.pruner=none"
         )

@@ -14,6 +14,15 @@ from mlx_ft.config.groups import Groups
 from mlx_ft.config.schema import Config
 from mlx_ft.config.screen import shown
 
+# Keys of a sweep that only some choices of another one use.
+USED_BY = {
+    "sampler_seed": ("sampler", ("tpe", "spread", "random")),
+    "pruner_warmup": ("pruner", ("median", "asha", "patience")),
+    "pruner_startup": ("pruner", ("median",)),
+    "pruner_factor": ("pruner", ("asha",)),
+    "pruner_patience": ("pruner", ("patience",)),
+}
+
 
 def path_fault(path: str) -> str | None:
     """Why this cannot be a path at all; None for one that is merely not there."""
@@ -45,14 +54,30 @@ def idle_faults(
 
     cfg: what was composed of the arguments, with its `hydra` node.
     """
+    found = _idle_in_a_sweep(arguments, config)
     epochs, steps = _given(arguments, "train", "epochs"), config.train.max_steps
     if epochs is None or steps is None or _given(arguments, "train", "max_steps") is not None:
-        return []
+        return found
     text = (
         f"train.epochs={epochs} has no effect while train.max_steps is {steps} "
         f"(from {_origin(cfg, 'train', 'max_steps', steps)}). Add train.max_steps=null"
     )
-    return [(("train.max_steps",), text)]
+    return [*found, (("train.max_steps",), text)]
+
+
+def _idle_in_a_sweep(arguments: Sequence[str], config: Config) -> list[tuple[tuple[str, ...], str]]:
+    """Settings of a sampler or a pruner that is not the chosen one."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    for leaf, (chooser, users) in USED_BY.items():
+        value, chosen = _given(arguments, "sweep", leaf), getattr(config.sweep, chooser)
+        if value is not None and chosen not in users:
+            key = f"sweep.{leaf}"
+            text = (
+                f"{key}={value} has no effect with sweep.{chooser}={chosen}; "
+                f"{', '.join(users)} would use it. Leave it out"
+            )
+            found.append(((key, f"sweep.{chooser}"), text))
+    return found
 
 
 def _given(arguments: Sequence[str], section: str, leaf: str) -> str | None:

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from mlx_ft.config.given import folder_fault
 from mlx_ft.config.groups import Groups
 from mlx_ft.config.keys import QUANTIZE_KEYS, convert, keys, sections
+from mlx_ft.config.ranges import interval_of
 from mlx_ft.config.screen import shown
 from mlx_ft.config.suggest import did_you_mean
 
@@ -174,11 +175,14 @@ def _value_faults(
 
 
 def _values(override: Override, groups: Groups) -> list[Any]:
-    """The value, or every value of a sweep. Raises ValueError when they cannot be listed."""
+    """The value, or every value of a sweep, of an interval its ends.
+
+    Raises ValueError when they cannot be listed.
+    """
     if not override.is_sweep_override():
         return [override.value()]
-    if override.is_interval_sweep():
-        raise ValueError("an interval cannot be listed. Give the values: a,b,c or range(a,b,step)")
+    if (interval := interval_of(override)) is not None:  # the sweep says if it takes one
+        return [interval.low, interval.high]
     glob = override.value()
     if isinstance(glob, Glob):
         options = groups.options(override.key_or_group)

@@ -51,6 +51,11 @@ class TrainConfig:
     frozen_cache_gb: float = option(
         4.0, "Disk that it may take in `paths.cache_dir`; rows beyond are computed.", minimum=0
     )
+    offload_frozen: bool = option(
+        False,
+        "Keep the weights of those layers in a file in `paths.cache_dir` while they are not used: "
+        "less memory, and the first epoch reads them at each step.",
+    )
     resume: str = option(
         "never",
         "`never`: a folder that holds a run is refused; `auto`: go on with the run in "

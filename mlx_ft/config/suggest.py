@@ -35,6 +35,8 @@ def did_you_mean(name: str, groups: Iterable[str] = ()) -> str:
         return f"Did you mean {tops[0]}?"
     if found := _by_leaf(leaf, within=section if section in sections() else None):
         return f"Did you mean {' or '.join(found)}?"
+    if elsewhere := [key for key in keys() if key.rpartition(".")[2] == leaf]:
+        return f"Did you mean {' or '.join(elsewhere)}?"
     if section in sections():
         names = ", ".join(key.rpartition(".")[2] for key in keys() if key.startswith(f"{section}."))
         meant = f"Did you mean {section}? " if section != name.rpartition(".")[0] else ""

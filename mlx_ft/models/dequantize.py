@@ -35,15 +35,13 @@ def to_float32(model: nn.Module) -> None:
     mx.eval(packed)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         weights = list(pool.map(lambda layer: _weight(layer[1]), layers))
-    plain = [(path, _plain(layer, w)) for (path, layer), w in zip(layers, weights, strict=True)]
+    done = zip(layers, weights, strict=True)
+    plain = [(path, _plain(layer, w)) for (path, layer), w in done if w is not None]
     model.update_modules(tree_unflatten(plain))
 
 
 def _is_served(layer: Any) -> bool:
-    if layer.mode != "affine" or layer.bits not in BITS or layer.scales.dtype not in LACKING:
-        return False
-    largest = mx.abs(layer.scales).max() * (2**layer.bits - 1) + mx.abs(layer.biases).max()
-    return bool((largest.astype(mx.float32) < LARGEST).item())
+    return layer.mode == "affine" and layer.bits in BITS and layer.scales.dtype in LACKING
 
 
 def _plain(layer: Any, weight: mx.array) -> nn.Module:
@@ -59,15 +57,18 @@ def _plain(layer: Any, weight: mx.array) -> nn.Module:
     return plain
 
 
-def _weight(layer: Any) -> mx.array:
-    """(rows, columns) float32."""
+def _weight(layer: Any) -> mx.array | None:
+    """(rows, columns) float32; None: some may be infinite."""
     rows, words = layer.weight.shape
-    weight = mx.zeros((rows, words * 32 // layer.bits))
-    mx.eval(weight)
-    packed = np.array(layer.weight, copy=False).view(np.uint8)
     scales, biases = (
         np.array(part.astype(mx.float32))[:, :, None] for part in (layer.scales, layer.biases)
     )
+    # NaN is not below it either.
+    if not np.abs(scales).max() * (2**layer.bits - 1) + np.abs(biases).max() < LARGEST:
+        return None
+    weight = mx.zeros((rows, words * 32 // layer.bits))
+    mx.eval(weight)
+    packed = np.array(layer.weight, copy=False).view(np.uint8)
     lacking = LACKING[layer.scales.dtype]
     found = np.array(weight, copy=False)  # MLX's own memory
     step = max(1, AT_A_TIME // found.shape[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +20,8 @@ from mlx_ft.activations import Store
 from mlx_ft.layout import Layout, Row, lay_out
 from mlx_ft.models import segments
 from mlx_ft.models.frozen import Entrance, Frozen
+from mlx_ft.models.kinds import each_kind
+from mlx_ft.models.offload import Offload
 from mlx_ft.models.segments import Segments
 
 logger = logging.getLogger(__name__)
@@ -73,54 +76,69 @@ def forward_of(model: nn.Module) -> Forward:
 
     Models that scale or cap their logits keep their own path. Leaves the model in evaluation mode.
     """
-    count = len(getattr(model, "layers", ()))
+    model.eval()  # dropout would make the probe's answers differ
+    with each_kind(model) as cut:
+        found = _tried(model)
+    if cut and not (found.splits and found.segments):
+        found = _tried(model)  # it may be the cut that it does not stand
+    return found
 
+
+def _tried(model: nn.Module) -> Forward:
     def whole(tokens: mx.array, cache: Segments | None) -> mx.array:
-        logits: mx.array = model(tokens) if cache is None else model(tokens, cache=[cache] * count)
+        caches = None if cache is None else [cache] * len(model.layers)
+        logits: mx.array = model(tokens) if caches is None else model(tokens, cache=caches)
         return logits
 
     full = Forward(whole, lambda logits: logits, splits=False, segments=False)
-    model.eval()  # dropout would make the probe's answers differ
     padded, positions = _padded(PROBE)
     try:
         expected = full.logits_at(padded, positions)
     except REFUSALS:
         return full
-    found = _split(model, count)
+    found = _split(model)
     if found is None or not _same(found, padded, positions, expected):
         found = full
     takes_segments = segments.install(model) and _takes_segments(found, expected)
     return Forward(found.backbone, found.head, found.splits, takes_segments)
 
 
-def with_frozen(forward: Forward, model: nn.Module, depth: int, store: Store) -> Forward:
+def with_frozen(
+    forward: Forward, model: nn.Module, depth: int, store: Store, offload: Path | None = None
+) -> Forward:
     """`forward` that computes the first `depth` layers of a row only once.
 
-    The same `forward` for a model that cannot be entered above them.
+    offload: folder for their arrays while they are not used. The same `forward` for a model that
+    cannot be entered above them. Raises OSError.
     """
 
     def alone(tokens: mx.array) -> mx.array:
         return forward.backbone(tokens, None)
 
+    place: Offload | None = None
     try:
-        return replace(forward, frozen=Frozen(Entrance(model, depth), alone, store))
+        entrance = Entrance(model, depth)
+        place = Offload(model.layers[:depth], offload) if offload is not None else None
+        return replace(forward, frozen=Frozen(entrance, alone, store, place))
     except BaseException as error:
         store.close()
+        if place is not None:
+            place.close()
         if not isinstance(error, REFUSALS):
             raise
         logger.info("frozen layers are computed each time: %s", error)
         return forward
 
 
-def _split(model: Any, count: int) -> Forward | None:
+def _split(model: Any) -> Forward | None:
     owner = getattr(model, "language_model", model)
     inner: Any = getattr(owner, "model", None) or getattr(owner, "transformer", None)
     if not isinstance(inner, nn.Module):
         return None
 
     def backbone(tokens: mx.array, cache: Segments | None) -> mx.array:
-        # None is said: Phi's model has no default.
-        hidden: mx.array = inner(tokens, cache=None if cache is None else [cache] * count)
+        caches = None if cache is None else [cache] * len(model.layers)
+        hidden: mx.array = inner(tokens, cache=caches)  # None is said: Phi's has no default
         return hidden
 
     if isinstance(head := getattr(owner, "lm_head", None), nn.Module):

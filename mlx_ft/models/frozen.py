@@ -16,6 +16,7 @@ import numpy as np
 
 from mlx_ft.activations import Store, key_of
 from mlx_ft.layout import Layout, Row
+from mlx_ft.models.offload import Offload
 
 Backbone = Callable[[mx.array], mx.array]  # (1, T) -> final hidden states
 
@@ -28,6 +29,7 @@ class Entrance:
     """
 
     def __init__(self, model: nn.Module, depth: int) -> None:
+        self.depth = depth
         self._hidden: mx.array | None = None
         self._leaving = False
         kinds: dict[tuple[type, bool], type] = {}
@@ -84,13 +86,21 @@ class _LeftError(Exception):
 class Frozen:
     """What the layers below the adapter give, computed or remembered.
 
-    backbone: (1, T) tokens -> hidden states. Raises TypeError for a model that cannot be entered.
+    backbone: (1, T) tokens -> hidden states. offload: has the layers' arrays while they are not
+    used. Raises TypeError for a model that cannot be entered.
     """
 
-    def __init__(self, entrance: Entrance, backbone: Backbone, store: Store) -> None:
+    def __init__(
+        self,
+        entrance: Entrance,
+        backbone: Backbone,
+        store: Store,
+        offload: Offload | None = None,
+    ) -> None:
         self.entrance = entrance
         self._backbone = backbone
         self._store = store
+        self._offload = offload
         probe = self._compute(np.array([1, 2, 3, 5]))
         self._kind, self._width = probe.dtype, probe.shape[1]
         with entrance.entered(probe[None]):
@@ -104,11 +114,15 @@ class Frozen:
         rows = [self._row(np.asarray(example.tokens[:-1])) for example in examples]
         starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
         found = mx.array(np.concatenate(rows)[starts[layout.origins] + layout.offsets])
+        if self._offload is not None:
+            self._offload.rest()  # always: answers may have been computed in between
         return found.view(self._kind)[:, None]
 
     def close(self) -> None:
-        """Let another process write the store."""
+        """Let another process write the store, and another run have the layers."""
         self._store.close()
+        if self._offload is not None:
+            self._offload.close()
 
     def _row(self, tokens: np.ndarray) -> np.ndarray:
         key = key_of(tokens)

@@ -32,6 +32,24 @@ class Segments:
         self.groups = layout.groups
         self.hidden = hidden
 
+    @classmethod
+    def joined(cls, parts: Sequence[Segments]) -> Segments:
+        """Those of several batches whose tokens lie one behind the other."""
+        found = cls.__new__(cls)
+        found.offset = mx.concatenate([part.offset for part in parts])
+        found.hidden = None
+        hidden = [part.hidden for part in parts if part.hidden is not None]
+        if hidden:
+            found.hidden = mx.concatenate(hidden)
+        groups: list[Group] = []
+        tokens = 0
+        for part in parts:
+            before = len(groups)
+            groups += [group.moved(tokens, before) for group in part.groups]
+            tokens += len(part.offset)
+        found.groups = tuple(groups)
+        return found
+
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Nothing is remembered from call to call."""
         return keys, values

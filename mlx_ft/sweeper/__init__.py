@@ -1,1 +1,1 @@
-"""`python train.py -m`: every combination of the swept values, under one parent run."""
+"""`python train.py -m`: a grid of the swept values, or a search in them, under one parent run."""

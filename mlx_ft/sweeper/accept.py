@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from mlx_ft import runtime
+from mlx_ft.config.check import build, convert_all, sweep_faults
 from mlx_ft.config.compose import SWEEP_DIR as SWEEPS
 from mlx_ft.config.compose import explain, refusal, resolve
 from mlx_ft.config.given import folder_fault
-from mlx_ft.config.keys import sections
+from mlx_ft.config.keys import keys, sections
 from mlx_ft.config.schema import Config
 from mlx_ft.config.schema_sweep import SweepConfig
 from mlx_ft.errors import ConfigError, UserError
@@ -25,6 +26,8 @@ from mlx_ft.sweeper.book import Book, common, name_of
 from mlx_ft.sweeper.grid import Trial
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+WORKERS = "hydra_plugins.mlx_ft_launchers.plugin.WorkersLauncher"
+KEPT_WORKERS = ("joblib", "ray", "together")  # a worker runs one trial after the other
 HYDRA_SUBDIR = "${hydra.job.num}"  # Hydra's own: nobody has chosen another
 
 
@@ -33,51 +36,122 @@ class Accepted:
     """A sweep that can begin. refused: trials that cannot be run, and why; some can.
 
     first: the configuration of the first trial that can be run. book: of the sweep's folder.
+    configs: of those that can be run and were known from the beginning. looked: what is known of
+    data and models, for trials that come later.
     """
 
     first: Config
     trials: list[Trial]
     refused: dict[Trial, str]
     book: Book
+    configs: dict[Trial, Config]
+    looked: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a sweep is asked for. seeds: the argument that repeats each point, if there is one."""
+    """What a sweep is asked for. seeds: the argument that repeats each point, if there is one.
+
+    seed: of the sweep's trials, or of the first of several.
+    """
 
     sweep: SweepConfig
     seeds: tuple[str, ...] = ()
+    seed: int = 0
 
 
 def settings_of(arguments: Sequence[str], cfg: DictConfig, loader: Any) -> Settings:
     """The keys of `sweep`, which are the same for all trials. Raises ConfigError.
 
-    A configuration that is wrong in itself has none; `accept` says what is wrong.
+    One that is wrong has its default here; `accept` says what is wrong.
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides([*arguments])
     single = [one.input_line for one in parsed if not one.is_sweep_override()]
     try:
-        config = resolve(loader.load_sweep_config(cfg, single))
+        composed = loader.load_sweep_config(cfg, single)
+        given = OmegaConf.to_container(OmegaConf.select(composed, "sweep") or {}, resolve=True)
+        assert isinstance(given, dict)
+        values = {f"sweep.{name!s}": value for name, value in given.items()}
+        values["seed"] = OmegaConf.select(composed, "seed")
     except Exception:  # whatever a malformed file makes Hydra raise
         return Settings(SweepConfig())
+    config = build(convert_all({k: v for k, v in values.items() if k in keys()})[0])
     count = config.sweep.seeds
     if count == 1:
-        return Settings(config.sweep)
+        return Settings(config.sweep, seed=config.seed)
     if any(
         one.get_key_element().lstrip("+") == "seed" for one in parsed if one.is_sweep_override()
     ):
         raise refusal("the sweep", [f"sweep.seeds={count} and several values of seed: give one"])
     seeds = ",".join(str(config.seed + number) for number in range(count))
-    return Settings(config.sweep, (f"++seed={seeds}",))
+    return Settings(config.sweep, (f"++seed={seeds}",), config.seed)
 
 
-def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Accepted:
+def choose_launcher(cfg: DictConfig, sweep: SweepConfig) -> None:
+    """Let `cfg` have the launcher that `sweep.together` asks for. Raises ConfigError."""
+    if sweep.together == 1:
+        return
+    launcher = cfg.hydra.launcher
+    if launcher.get("_target_") != BASIC_LAUNCHER:
+        raise ConfigError(
+            f"sweep.together={sweep.together}: found hydra/launcher={launcher.get('engine')}; "
+            "its trials train in one process. Leave one of the two out"
+        )
+    with read_write(cfg.hydra), open_dict(cfg.hydra):
+        cfg.hydra.launcher = {"_target_": WORKERS, "engine": "together", "n_jobs": sweep.together}
+
+
+def accept(
+    trials: Sequence[Trial], cfg: DictConfig, loader: Any, identity: Mapping[str, Any] | None = None
+) -> Accepted:
     """Compose and check every trial, without a model in memory; nothing is written.
 
-    cfg: composed for multirun. A trial that cannot be run does not keep others from it. Raises
-    ConfigError with the faults of all trials when none can, or the sweep as a whole cannot.
+    cfg: composed for multirun. identity: what the sweep is known by, beside what its trials have
+    alike. A trial that cannot be run does not keep others from it. Raises ConfigError with the
+    faults of all trials when none can, or the sweep as a whole cannot.
     """
-    faults, own = _Faults(len(trials)), own_folders(cfg)
+    faults = _Faults(len(trials))
+    configs, placed = _composed(trials, cfg, loader, faults)
+    faults.refuse_if_all()
+    threads = {config.threads for _, config in configs}
+    if len(threads) > 1 and _keeps_processes(cfg.hydra.launcher):
+        faults.add(
+            "threads: cannot vary within a sweep with this launcher, which runs several trials in "
+            "one process. Give one value, or take hydra/launcher=submitit_local"
+        )
+    _check_apart([trial for trial, _ in configs], faults)
+    faults.refuse_if_all()
+    first = configs[0][1]
+    cache_dir = Path(first.paths.cache_dir).expanduser()
+    runtime.prepare(first.threads if len(threads) == 1 else None, cache_dir)
+    looked: dict[str, tuple[str | None, str | None]] = {}
+    digests = _check_inputs(configs, faults, looked)
+    faults.refuse_if_all()
+    refused = {trial: fault for trial in placed if (fault := faults.of(trial.name))}
+    able = [(trial, config) for trial, config in configs if trial not in refused]
+    settings = [{**_flat(asdict(config)), "data.digest": digests[trial]} for trial, config in able]
+    book = _book(cfg, able[0][1], placed, {**common(settings), **(identity or {})})
+    if reason := _unwritable(book.folder):
+        faults.add(reason)
+    faults.refuse_if_all()
+    return Accepted(able[0][1], placed, refused, book, dict(able), looked)
+
+
+def look_at(
+    trials: Sequence[Trial], cfg: DictConfig, loader: Any, accepted: Accepted
+) -> dict[Trial, str]:
+    """What is wrong with further trials of a sweep; those that can be run are not in it."""
+    faults = _Faults(len(trials) + 1)
+    configs, _ = _composed(trials, cfg, loader, faults)
+    _check_inputs(configs, faults, accepted.looked)
+    return {trial: fault for trial in trials if (fault := faults.of(trial.name))}
+
+
+def _composed(
+    trials: Sequence[Trial], cfg: DictConfig, loader: Any, faults: _Faults
+) -> tuple[list[tuple[Trial, Config]], list[Trial]]:
+    """The trials that are right in themselves, and all of them in the folders that they have."""
+    own = own_folders(cfg)
     configs: list[tuple[Trial, Config]] = []
     placed: list[Trial] = []
     for number, given in enumerate(trials):
@@ -87,6 +161,8 @@ def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Accepted:
             config = resolve(composed, trial.overrides)
             if own:
                 trial = replace(trial, folder=_own_folder(composed, number))
+            for fault in sweep_faults(config):
+                faults.add(fault, trial.name)
             configs.append((trial, config))
         except ConfigError as error:
             for fault in error.faults:
@@ -95,28 +171,11 @@ def accept(trials: Sequence[Trial], cfg: DictConfig, loader: Any) -> Accepted:
             faults.add(explain(error), trial.name)
         placed.append(trial)
     HydraConfig.instance().set_config(cfg)
-    faults.refuse_if_all()
-    threads = {config.threads for _, config in configs}
-    if len(threads) > 1 and cfg.hydra.launcher._target_ == BASIC_LAUNCHER:
-        faults.add(
-            "threads: cannot vary within a sweep with the basic launcher, which runs every trial "
-            "in this process. Give one value, or take another launcher (hydra/launcher=NAME)"
-        )
-    _check_apart([trial for trial, _ in configs], faults)
-    faults.refuse_if_all()
-    first = configs[0][1]
-    cache_dir = Path(first.paths.cache_dir).expanduser()
-    runtime.prepare(first.threads if len(threads) == 1 else None, cache_dir)
-    digests = _check_inputs(configs, faults)
-    faults.refuse_if_all()
-    refused = {trial: fault for trial in placed if (fault := faults.of(trial.name))}
-    able = [(trial, config) for trial, config in configs if trial not in refused]
-    settings = [{**_flat(asdict(config)), "data.digest": digests[trial]} for trial, config in able]
-    book = _book(cfg, able[0][1], placed, common(settings))
-    if reason := _unwritable(book.folder):
-        faults.add(reason)
-    faults.refuse_if_all()
-    return Accepted(able[0][1], placed, refused, book)
+    return configs, placed
+
+
+def _keeps_processes(launcher: DictConfig) -> bool:
+    return launcher._target_ == BASIC_LAUNCHER or launcher.get("engine") in KEPT_WORKERS
 
 
 def _book(
@@ -224,7 +283,9 @@ def _unwritable(folder: Path) -> str | None:
 
 
 def _check_inputs(
-    configs: Sequence[tuple[Trial, Config]], faults: _Faults
+    configs: Sequence[tuple[Trial, Config]],
+    faults: _Faults,
+    known: dict[str, tuple[str | None, str | None]],
 ) -> dict[Trial, str | None]:
     """Data, judge and model of every trial; what several trials share is looked at once.
 
@@ -232,8 +293,8 @@ def _check_inputs(
     """
     from mlx_ft.console import configure_logging
 
-    configure_logging(configs[0][1].log_level)
-    known: dict[str, tuple[str | None, str | None]] = {}
+    if configs:
+        configure_logging(configs[0][1].log_level)
     digests: dict[Trial, str | None] = {}
     for trial, config in configs:
         key = repr((config.data, config.seed, config.eval.task_rows, config.model,

@@ -17,7 +17,8 @@ from mlx_ft.sweeper.grid import Trial
 
 SWEEP = "sweep.json"
 TRIAL = "trial.json"  # how a trial ended, also one that came to no run
-DONE = ("FINISHED", "FAILED")
+DONE = ("FINISHED", "FAILED", "PRUNED")
+GOOD = ("FINISHED", "PRUNED")  # a trial that went as it was meant to
 LONGEST_NAME = 60
 # Where a sweep runs and how it is told of does not make it another one.
 FREE = ("paths.", "tracking.", "sweep.", "log_level", "train.resume", "threads")
@@ -42,6 +43,12 @@ def name_of(trials: Sequence[Trial], shared: Mapping[str, Any]) -> str:
     return f"{words[:LONGEST_NAME]}-{digest}"
 
 
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys that two sweeps share and differ in; those of `sweep` also where one has them."""
+    own = {key for key in [*before, *now] if key.startswith("sweep.")} if before else set()
+    return sorted(k for k in (before.keys() & now.keys()) | own if before.get(k) != now.get(k))
+
+
 class Book:
     """The folder of one sweep.
 
@@ -55,12 +62,11 @@ class Book:
         self._shared = json.loads(json.dumps(dict(shared), default=str))
         self._kept = read_json(folder / SWEEP)
         before = self._kept.get("settings", {})
-        differing = sorted(k for k in before.keys() & self._shared if before[k] != self._shared[k])
-        if differing:
+        if differing := _differing(before, self._shared):
             raise ConfigError(
                 f"{folder} holds a sweep with other settings. Choose another sweep.name=NAME (or "
                 "hydra.sweep.dir=FOLDER)",
-                [f"{key}: {before[key]!r} there, {self._shared[key]!r} now" for key in differing],
+                [f"{k}: {before.get(k)!r} there, {self._shared.get(k)!r} now" for k in differing],
             )
 
     @property
@@ -103,7 +109,7 @@ class Book:
         return self.folder / trial.folder
 
     def status(self, trial: Trial) -> str:
-        """FINISHED, FAILED, STARTED (it can go on), or NEW.
+        """FINISHED, FAILED, PRUNED, STARTED (it can go on), or NEW.
 
         By what is written last: a process that was killed between a run's summary and this has
         not told the tracker how the run ended, and is to do so now.

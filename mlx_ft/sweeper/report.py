@@ -1,10 +1,9 @@
-"""What a sweep leaves in its folder: its trials as CSV and Markdown, the best configuration."""
+"""What a sweep leaves in its folder: tables and a page of its trials, the best configuration."""
 
 from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,18 +11,19 @@ from typing import Any
 
 from mlx_ft import durable
 from mlx_ft.config.schema_sweep import SweepConfig
+from mlx_ft.report.read import best_config
 from mlx_ft.sweeper.grid import Trial
 from mlx_ft.sweeper.table import best_of, minimizes
 
-CSV, MARKDOWN, BEST = "trials.csv", "trials.md", "best.yaml"
+CSV, MARKDOWN, BEST, PAGE = "trials.csv", "trials.md", "best.yaml", "report.html"
 FIGURES = ("status", "objective", "val_loss_after", "accuracy_after", "seconds", "peak_memory_gb",
-           "run_id", "run_dir", "error")  # fmt: skip
+           "steps", "run_id", "run_dir", "error")  # fmt: skip
 
 
 def varying(trials: Sequence[Trial]) -> list[dict[str, str]]:
     """What tells each trial from the others: its own values of the keys that are swept."""
     given = [dict(_pair(text) for text in trial.overrides) for trial in trials]
-    keys = [key for key in given[0] if len({one.get(key) for one in given}) > 1]
+    keys = [key for key in (given[0] if given else ()) if len({one.get(key) for one in given}) > 1]
     return [{key: one.get(key, "") for key in keys} for one in given]
 
 
@@ -35,7 +35,11 @@ def _pair(text: str) -> tuple[str, str]:
 def write(
     folder: Path, trials: Sequence[Trial], rows: Sequence[Mapping[str, Any]], config: SweepConfig
 ) -> None:
-    """Write the three files; `best.yaml` only if a trial has finished. Raises OSError."""
+    """Write the tables, the page and, if a trial has finished, `best.yaml`. Raises OSError."""
+    if not trials:  # a search that was stopped before its first point
+        return
+    from mlx_ft.report import write as page  # NumPy and more, which a start need not wait for
+
     points = varying(trials)
     head = [*points[0], *FIGURES]
     lines = [
@@ -51,7 +55,9 @@ def write(
         (folder / BEST).unlink()
     if best is not None:
         with suppress(FileNotFoundError):
-            shutil.copyfile(Path(best["run_dir"]) / "config.yaml", folder / BEST)
+            told = (Path(best["run_dir"]) / "config.yaml").read_text("utf-8", errors="replace")
+            durable.write(folder / BEST, best_config(told).encode())
+    page.write_page(folder, config.metric, low=minimizes(config))
 
 
 def _markdown(

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from mlx_ft.errors import Interrupted
 from mlx_ft.interrupt import StopSignal
 
+INTERRUPTED = 130
 LOST_AFTER = 0.5  # seconds after which an interruption that nobody caught is sent again
 
 
@@ -24,6 +25,7 @@ class Stop(AbstractContextManager["Stop"]):
 
     def __init__(self) -> None:
         self._number: int | None = None
+        self._raised: int | None = None
         self._later = False
         self._again: threading.Timer | None = None
         self._previous: dict[int, Any] = {}
@@ -57,12 +59,24 @@ class Stop(AbstractContextManager["Stop"]):
         self._again = threading.Timer(LOST_AFTER, signal.pthread_kill, (main, number))
         self._again.daemon = True
         self._again.start()
+        self._raised = number
         _interrupt(number)
 
     def _arrived(self) -> None:
         if self._again is not None:
             self._again.cancel()
             self._again = None
+
+    def exit_code(self, error: BaseException) -> int | None:
+        """Of the sweep that `error` ends; None: it was no signal that ended it.
+
+        Code that is interrupted may raise an error of its own while it clears up.
+        """
+        if self._raised is not None:
+            return 128 + self._raised
+        if not isinstance(error, KeyboardInterrupt):
+            return None
+        return int(getattr(error.__cause__, "exit_code", INTERRUPTED))
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal came within `later`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,24 @@ def minimizes(config: SweepConfig) -> bool:
 def best_of(
     rows: Sequence[Mapping[str, Any]], config: SweepConfig | None = None
 ) -> Mapping[str, Any] | None:
-    """The finished trial with the best finite objective; the first of equals."""
+    """The finished trial with the best finite objective; the first of equals.
+
+    Of trials that differ in the seed alone the mean counts, then the best of these.
+    """
     done = [row for row in rows if row["status"] == "FINISHED"]
     judged = [row for row in done if isinstance(row.get("objective"), (int, float))]
     finite = [row for row in judged if math.isfinite(row["objective"])]
     sign = 1 if minimizes(config or SweepConfig()) else -1
-    return min(finite, key=lambda row: sign * float(row["objective"]), default=None)
+    points: dict[str, list[float]] = {}
+    for row in finite:
+        points.setdefault(_point(row), []).append(sign * float(row["objective"]))
+    means = {point: math.fsum(values) / len(values) for point, values in points.items()}
+    return min(finite, key=lambda row: (means[_point(row)], sign * row["objective"]), default=None)
+
+
+def _point(row: Mapping[str, Any]) -> str:
+    """What a trial tries, whatever its seed: a point is as good as its mean, not its luck."""
+    return re.sub(r"(^| )seed=\S+", "", row["trial"])
 
 
 def table(rows: Sequence[Mapping[str, Any]], config: SweepConfig | None = None) -> str:

@@ -17,15 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from mlx_ft import durable
 from mlx_ft.config.compose import explain, group_choices, public_dict, resolve
 from mlx_ft.config.screen import fit
-from mlx_ft.errors import Interrupted, MlxFtError
+from mlx_ft.errors import Interrupted, InUseError, MlxFtError
 from mlx_ft.sweeper.book import TRIAL
+from mlx_ft.sweeper.prune import pruner
 
 # How a trial learns of its parent. Set through `hydra.job.env_set`, one of the trial's own
 # overrides: these reach a worker of every launcher (joblib, submitit, ray), whose environment
 # may be older or another machine's; and config.yaml does not record them.
 PARENT_RUN = "MLX_FT_PARENT_RUN"
 TRIAL_NAME = "MLX_FT_TRIAL"
-FIGURES = ("val_loss_after", "accuracy_after", "peak_memory_gb")
+FIGURES = ("val_loss_after", "accuracy_after", "peak_memory_gb", "steps", "planned_steps")
 DEADLINE = "MLX_FT_DEADLINE"  # seconds since 1970 after which none begins; empty: no limit
 
 
@@ -50,6 +51,9 @@ def run_trial(cfg: DictConfig) -> dict[str, Any]:
         row |= _run(cfg, hydra)
     except Interrupted as error:
         raise KeyboardInterrupt from error
+    except InUseError as error:  # of a sweep that was killed, whose worker goes on: its words count
+        _say(row["trial"], error)
+        return {**row, "status": "NOT RUN", "error": explain(error)}
     except Exception as error:
         row["error"] = explain(error)
         _say(row["trial"], error)
@@ -77,20 +81,21 @@ def _run(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
 
     task = OmegaConf.to_container(hydra.overrides.task)
     assert isinstance(task, list)
-    config = resolve(cfg)
+    config, folder = resolve(cfg), Path(hydra.runtime.output_dir)
     result = run(
         config,
         public=public_dict(cfg),
-        run_dir=Path(hydra.runtime.output_dir),
+        run_dir=folder,
         parent_run_id=os.environ.get(PARENT_RUN) or None,
         overrides=[str(text).lstrip("+") for text in task],
         choices=group_choices(HydraConfig.instance().cfg),
         share=True,
+        prune=pruner(config.sweep, folder, Path(hydra.sweep.dir)),
     )
     if result.status == "KILLED":
         raise KeyboardInterrupt
     return {
-        "status": result.status,
+        "status": "PRUNED" if result.summary.get("pruned") else result.status,
         "run_id": result.run_id,
         **figures(result.summary, config.sweep.metric),
     }

@@ -24,6 +24,7 @@ from mlx_ft.tracking.records import (
     File,
     Metrics,
     Record,
+    Register,
     Resume,
     Start,
     Table,
@@ -211,6 +212,10 @@ class MlflowTracker:
     ) -> None:
         """Name the data: digest of its content, where it came from, counts, and its use."""
         self._note(Dataset(_now(), name, digest, source, dict(profile), context))
+
+    def register(self, name: str, run_id: str, alias: str, tags: Mapping[str, str]) -> None:
+        """Make the adapter of a tracked run a version of a registered model; twice is once."""
+        self._note(Register(_now(), name, run_id, alias, dict(tags)))
 
     def flush(self) -> None:
         """Write what was noted; returns after `patience.flush` seconds even when MLflow hangs.

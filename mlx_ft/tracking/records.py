@@ -82,6 +82,20 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Register:
+    """The adapter of a tracked run becomes a version of the registered model `name`.
+
+    alias: of the version from now on.
+    """
+
+    time: int
+    name: str
+    run_id: str
+    alias: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
 class End:
     """The run's end: FINISHED, FAILED or KILLED."""
 
@@ -90,10 +104,10 @@ class End:
     reason: str | None
 
 
-Record = Start | Resume | Metrics | Tags | File | Table | Dataset | End
+Record = Start | Resume | Metrics | Tags | File | Table | Dataset | Register | End
 KINDS: dict[str, type[Record]] = {
     kind.__name__.lower(): kind
-    for kind in (Start, Resume, Metrics, Tags, File, Table, Dataset, End)
+    for kind in (Start, Resume, Metrics, Tags, File, Table, Dataset, Register, End)
 }
 
 
@@ -128,6 +142,8 @@ def describe(record: Record) -> str:
             return f"{record.name}.json"
         case Dataset():
             return f"dataset {record.name}"
+        case Register():
+            return f"registered model {record.name}"
         case End():
             return f"status {record.status}"
     return "metrics" if isinstance(record, Metrics) else "status RUNNING"

@@ -7,7 +7,17 @@ import logging
 from collections.abc import Sequence
 
 from mlx_ft.tracking.journal import Journal
-from mlx_ft.tracking.records import Dataset, End, File, Metrics, Record, Start, Table, Tags
+from mlx_ft.tracking.records import (
+    Dataset,
+    End,
+    File,
+    Metrics,
+    Record,
+    Register,
+    Start,
+    Table,
+    Tags,
+)
 from mlx_ft.tracking.store import JOURNAL_TAG, REASON_TAG, UNWRITTEN_TAG, MlflowStore, Point
 
 logger = logging.getLogger("mlx_ft.tracking")
@@ -86,6 +96,8 @@ def write(store: MlflowStore, run_id: str, record: Record, journal: Journal) -> 
             store.dataset(
                 run_id, record.name, record.digest, record.source, record.profile, record.context
             )
+        case Register():
+            store.register(record.name, record.run_id, record.alias, record.tags)
         case End():
             _close(store, run_id, record, journal)
 

@@ -30,6 +30,7 @@ FOLDER_TAG = "mlx_ft.run_dir"
 HOST_TAG = "mlx_ft.host"
 REASON_TAG = "mlx_ft.end_reason"
 UNWRITTEN_TAG = "mlx_ft.unwritten_points"
+ADAPTER = "adapter"  # among the artifacts of a run
 REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST")
 
 # Defaults for what the user has not set. MLflow's own are 7 retries of 120 seconds.
@@ -61,7 +62,7 @@ class MlflowStore:
 
     def __init__(self, uri: str, artifact_root: str | None, experiment_name: str) -> None:
         database = database_file(uri)
-        client = _import_client(with_database=database is not None)
+        client = import_client(with_database=database is not None)
         # Four processes that migrate a fresh database at once crash: one after the other.
         with _exclusive(database):
             if database is not None and artifact_root is not None and not database.exists():
@@ -206,6 +207,28 @@ class MlflowStore:
         tags = [InputTag("mlflow.data.context", context)]
         self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
 
+    def register(self, name: str, run_id: str, alias: str, tags: Mapping[str, str]) -> None:
+        """Make the adapter of a run the version of `name` that has the alias."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/{ADAPTER}"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            logger.warning("MLflow has no run %s any more: its adapter is not registered", run_id)
+            return
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        known = self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        found = known[0] if known else self._client.create_model_version(
+            name, source, run_id, dict(tags), await_creation_for=None
+        )  # fmt: skip
+        self._client.set_registered_model_alias(name, alias, found.version)
+
     def close(self, run_id: str, status: str, time: int) -> None:
         """End the run: FINISHED, FAILED or KILLED. time: milliseconds since 1970."""
         self._client.set_terminated(run_id, status, time)
@@ -230,7 +253,7 @@ def is_refusal(error: Exception) -> bool:
     return local or getattr(error, "error_code", None) in REFUSALS  # MlflowException
 
 
-def _import_client(with_database: bool) -> Any:
+def import_client(with_database: bool) -> Any:
     """MLflow's client class, and with it what a client for a database would import later."""
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)

@@ -36,6 +36,9 @@ class Tracker(Protocol):
     ) -> None:
         """Name the data: digest of its content, where it came from, counts, and its use."""
 
+    def register(self, name: str, run_id: str, alias: str, tags: Mapping[str, str]) -> None:
+        """Make the adapter of a tracked run a version of a registered model."""
+
     def flush(self) -> None:
         """Write what was noted; returns after a few seconds even when the store is slow."""
 
@@ -66,6 +69,9 @@ class NullTracker:
     def log_dataset(
         self, name: str, digest: str, source: str, profile: Mapping[str, Any], context: str
     ) -> None:
+        """Nothing."""
+
+    def register(self, name: str, run_id: str, alias: str, tags: Mapping[str, str]) -> None:
         """Nothing."""
 
     def flush(self) -> None:

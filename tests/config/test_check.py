@@ -4,8 +4,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from mlx_ft.config import Config
+from mlx_ft.config.check import sweep_faults
 from mlx_ft.config.compose import resolve
 from mlx_ft.errors import ConfigError
+
+HALF = {"lora__num_layers": 16}
+OFFLOADED = {**HALF, "train__offload_frozen": True}
 
 
 def check(config):
@@ -43,6 +47,16 @@ def test_every_fault_is_reported_at_once():
     ("values", "key"),
     [
         ({"data__metric": "sql_execution"}, "data.database"),
+        ({"train__offload_frozen": True, "lora__num_layers": "all"}, "train.offload_frozen"),
+        (
+            {**OFFLOADED, "train__frozen_cache": False},
+            "train.offload_frozen",
+        ),
+        (
+            {**OFFLOADED, "train__frozen_cache_gb": 0.0},
+            "train.offload_frozen",
+        ),
+        ({"train__frozen_cache": True, "data__packing": "none", **HALF}, "train.frozen_cache"),
         ({"data__valid_path": "builtin:geography_sql"}, "data.valid_path"),
         ({"data__test_path": "builtin:geography_sql"}, "data.test_path"),
         ({"optimizer__warmup_steps": 10, "train__max_steps": 10}, "optimizer.warmup_steps"),
@@ -188,3 +202,19 @@ def test_a_memory_limit_that_rounds_to_nothing_is_refused():
 def test_more_bytes_than_a_number_of_mlx_holds_are_refused(name):
     [fault] = check(changed(**{f"memory_profile__{name}": 1e12}))
     assert "at most 1,000,000" in fault
+
+
+def test_each_reason_why_nothing_is_remembered_is_named():
+    values = {"train__offload_frozen": True, "lora__num_layers": "all", "data__packing": "none"}
+    faults = check(changed(**values))
+    assert [("lora.num_layers=all" in text, "data.packing=none" in text) for text in faults] == [
+        (True, False),
+        (False, True),
+    ]
+    assert check(changed(train__offload_frozen=True, train__frozen_cache=True, **HALF)) == []
+
+
+def test_trials_together_have_no_layers_in_a_file():
+    config = changed(sweep__together=2, train__offload_frozen=True)
+    assert next(sweep_faults(config)).startswith("train.offload_frozen: found true")
+    assert [*sweep_faults(changed(sweep__together=2))] == []

@@ -108,6 +108,7 @@ def test_refused(name, given, message):
         ("quantize", "model.quantize or memory_profile.quantize"),
         ("experimnt", "mean experiment?"),
         ("Seed", "mean seed?"),
+        ("train.grad_checkpoint", "mean memory_profile.grad_checkpoint?"),
     ],
 )
 def test_did_you_mean(name, meant):

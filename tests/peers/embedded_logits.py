@@ -21,6 +21,7 @@ from mlx_ft.data.rows import Record  # noqa: E402
 from mlx_ft.models.load import load, locate  # noqa: E402
 from mlx_ft.models.quantize import cast, dequantize  # noqa: E402
 from mlx_ft.state import TrainState  # noqa: E402
+from mlx_ft.step import Compute  # noqa: E402
 
 TOLERANCE = 1e-5
 TEXT = "The capital of Chad is N'Djamena. SELECT capital FROM country WHERE name = 'Chad';"
@@ -60,9 +61,7 @@ def main() -> None:
     data = Batches([example, example], 2, 0, pad_id=0)
     config = TrainConfig(max_steps=2)
     plan = trainer.plan(config, len(data), 1)
-    for result in trainer.train(
-        state, data, plan, optimizer, config, seed=0, compute=trainer.Compute()
-    ):
+    for result in trainer.train(state, data, plan, optimizer, config, seed=0, compute=Compute()):
         print(f"step {result.step}: loss {result.loss:.3f}")
     ours = logits(loaded.model, tokens)
     report("the base, without the adapter", base, ours)

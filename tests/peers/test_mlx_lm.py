@@ -12,7 +12,7 @@ import mlx.optimizers as optimizers
 import numpy as np
 import pytest
 
-from mlx_ft import lora, optim, trainer
+from mlx_ft import lora, optim
 from mlx_ft.config.schema import LoraConfig, OptimizerConfig, TrainConfig
 from mlx_ft.data.arrays import POSITION_MULTIPLE, padded
 from mlx_ft.data.batch import Batch, collate
@@ -24,6 +24,7 @@ from mlx_ft.losses import causal_lm_loss, cross_entropy
 from mlx_ft.models.forward import forward_of
 from mlx_ft.models.read import import_mlx_lm, read_tokenizer
 from mlx_ft.state import TrainState
+from mlx_ft.step import summed_gradient
 from tests.fakes import (
     answer_row,
     batches,
@@ -246,7 +247,7 @@ def sum_gradient(
     model: nn.Module, examples: list[Example]
 ) -> tuple[tuple[float, float], dict[str, np.ndarray]]:
     arrays = padded(collate(examples, np.arange(len(examples)), pad_id=258))
-    gradient = trainer.summed_gradient(model, forward_of(model), 0.0)
+    gradient = summed_gradient(model, forward_of(model), 0.0)
     (total, count), gradients = gradient(*arrays.tensors)
     return (float(total), float(count)), snapshot(gradients)
 

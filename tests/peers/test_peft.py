@@ -19,6 +19,7 @@ from mlx_ft.data.arrays import padded
 from mlx_ft.data.batch import Batches, collate
 from mlx_ft.models.forward import forward_of
 from mlx_ft.state import TrainState
+from mlx_ft.step import Compute, summed_gradient
 from tests.fakes import example, relative
 from tests.models.tiny import build
 from tests.peers import tiny_llama as peer
@@ -81,7 +82,7 @@ def test_loss_and_every_gradient(case: peer.Case) -> None:
     model = adapted(case)
     forward = forward_of(model)
     arrays = padded(collate(EXAMPLES, np.arange(4), pad_id=7))
-    gradient = trainer.summed_gradient(model, forward, 0.0)
+    gradient = summed_gradient(model, forward, 0.0)
     (total, count), gradients = gradient(*arrays.tensors)
     expected = vectors(case, "grad")
     found = {name: np.array(array / count) for name, array in tree_flatten(gradients)}
@@ -103,7 +104,7 @@ def test_five_steps_of_training(case: peer.Case, compiled: bool) -> None:
     plan = trainer.plan(config, len(data), peer.ACCUMULATION)
     results = list(
         trainer.train(
-            run, data, plan, OPTIMIZER, config, seed=0, compute=trainer.Compute(compiled=compiled)
+            run, data, plan, OPTIMIZER, config, seed=0, compute=Compute(compiled=compiled)
         )
     )
     expected = vectors(case, "after")

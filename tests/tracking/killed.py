@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mlx_ft.config.schema import Config
 from mlx_ft.tracking import build_tracker, tracking_uri
-from mlx_ft.tracking.store import MlflowStore, _import_client
+from mlx_ft.tracking.store import MlflowStore, import_client
 from mlx_ft.tracking.uri import artifact_root
 
 CHECKPOINT = 10
@@ -66,7 +66,7 @@ def lines(folder: Path) -> int:
 def main(folder: Path, tracking_dir: str, steps: int, growths: list[int]) -> int:
     """Exit code of the last fork; prints one line for each: growth of the journal, exit code."""
     folder.mkdir(parents=True, exist_ok=True)
-    _import_client(with_database=True)
+    import_client(with_database=True)
     make_database(tracking_dir)
     for growth in [*growths, None]:
         before = lines(folder)

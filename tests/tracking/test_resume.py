@@ -73,6 +73,7 @@ def test_killed_at_each_moment(tmp_path):
         assert (result["tables"], result["status"], result["left"]) == (1, "FINISHED", 0)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_with_mlflow(tmp_path):
     growths = [str(random.Random(number).randrange(1, 80)) for number in range(6)]
     arguments = [str(tmp_path / "run"), str(tmp_path / "mlruns"), "400", *growths]
@@ -99,6 +100,7 @@ def test_points_told_again(tracker, store, caplog):
     caplog.set_level(logging.INFO)
     first = tracker()
     first.log_metrics({"loss": 1.0, "nan": math.nan, "memory/rss_gb": 1.0, "lr": 0.1}, 1)
+    assert first.run_id  # it is open: only then does `flush` wait
     first.log_metrics({"loss": 0.5}, 2)
     first.flush()
     abandon(first)
