@@ -1,11 +1,14 @@
 """A 3 x 3 sweep against the nine runs that it consists of, each with a command of its own.
 
-    python benchmarks/sweep.py [--together K] [--json FILE] [KEY=VALUE ...]
+    python benchmarks/sweep.py [--together K] [--alone 3] [--pruner NAME] [--json FILE]
+        [KEY=VALUE ...]
 
 `python train.py -m lora.rank=8,16,32 optimizer.learning_rate=3e-4,1e-3,3e-3` on the embedded model
 with the default data, and everything else as it is by default (MLflow, evaluation before and after,
 figures), but for the arguments given. Caches (model, tokens, what frozen layers give) are warm for
-both: a run that is not counted comes first. Also: the seconds from each trial's end to the next
+both: a run that is not counted comes first. --alone: with how many of the rates each rank is run by
+itself; nine runs then take as many times as long as these. --pruner: the same sweep once more, with
+hopeless trials stopped. Also: the seconds from each trial's end to the next
 one's first step, and whether each trial's losses are those of its own command, to the bit.
 """
 
@@ -57,39 +60,56 @@ def first_step(folder: Path) -> float:
     return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
 
 
+def sweep(place: Path, name: str, *more: str) -> float:
+    """Wall seconds of the grid."""
+    seconds = train(
+        place, "-m", f"lora.rank={','.join(RANKS)}",
+        f"optimizer.learning_rate={','.join(RATES)}", f"sweep.name={name}", *more,
+    )  # fmt: skip
+    print(f"{name}: {seconds:.0f} s", file=sys.stderr)
+    return seconds
+
+
+def alone(place: Path, rates: int, overrides: list[str]) -> tuple[list[float], bool]:
+    """(seconds of each run, whether their losses are those of the sweep `plain`)."""
+    singles, same = [], True
+    for rate, rank in itertools.product(RATES[:rates], RANKS):
+        given = [f"lora.rank={rank}", f"optimizer.learning_rate={rate}"]
+        run = place / f"single-{rank}-{rate}"
+        singles.append(train(place, *given, f"hydra.run.dir={run}", *overrides))
+        print(f"rank {rank}, rate {rate}: {singles[-1]:.0f} s", file=sys.stderr)
+        trial = place / "sweeps/plain" / f"rank={rank},learning_rate={rate}"
+        same &= losses(run) == losses(trial)
+    return singles, same
+
+
 def main() -> None:
     parser = measuring.parser(__doc__, plot=False)
     parser.add_argument("--together", type=int, default=1)
+    parser.add_argument("--alone", type=int, default=len(RATES), choices=(1, 2, 3))
+    parser.add_argument("--pruner")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     about = measuring.machine()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         train(place / "warm", "train.max_steps=2", "eval.task_rows=1")
-        swept = train(
-            place, "-m", f"lora.rank={','.join(RANKS)}",
-            f"optimizer.learning_rate={','.join(RATES)}", "sweep.name=nine",
-            f"sweep.together={options.together}", *options.overrides,
-        )  # fmt: skip
-        print(f"sweep: {swept:.0f} s", file=sys.stderr)
-        singles, same = [], True
-        for rank, rate in itertools.product(RANKS, RATES):
-            given = [f"lora.rank={rank}", f"optimizer.learning_rate={rate}"]
-            run = place / f"single-{rank}-{rate}"
-            singles.append(train(place, *given, f"hydra.run.dir={run}", *options.overrides))
-            print(f"rank {rank}, rate {rate}: {singles[-1]:.0f} s", file=sys.stderr)
-            trial = place / "sweeps/nine" / f"rank={rank},learning_rate={rate}"
-            same &= losses(run) == losses(trial)
-        trials = [path.parent for path in (place / "sweeps/nine").glob("*/metrics.jsonl")]
+        swept = {"one sweep": sweep(
+            place, "plain", f"sweep.together={options.together}", *options.overrides
+        )}  # fmt: skip
+        trials = [path.parent for path in (place / "sweeps/plain").glob("*/metrics.jsonl")]
         gaps = between(trials) if options.together == 1 else []
-    print(measuring.table(["", "seconds"], [
-        ["nine runs", f"{sum(singles):.0f}"],
-        ["one sweep", f"{swept:.0f}"],
-        ["share", f"{swept / sum(singles):.2f}"],
-        ["median from a trial's end to the next one's first step", f"{median(gaps):.2f}"],
-    ]))  # fmt: skip
+        if options.pruner:
+            more = [f"sweep.pruner={options.pruner}", *options.overrides]
+            swept[f"one sweep, {options.pruner}"] = sweep(place, "pruned", *more)
+        singles, same = alone(place, options.alone, options.overrides)
+    nine = sum(singles) * len(RATES) / options.alone
+    lines = [["nine runs", f"{nine:.0f}", "1.00"]]
+    lines += [[name, f"{took:.0f}", f"{took / nine:.2f}"] for name, took in swept.items()]
+    print(measuring.table(["", "seconds", "share"], lines))
+    print(f"from a trial's end to the next one's first step: {median(gaps):.2f} s (median)")
     print(f"losses equal to the bit: {'yes' if same else 'no'}")
-    figures = {"sweep": swept, "singles": singles, "gaps": gaps, "same": same}
+    figures = {"swept": swept, "singles": singles, "nine": nine, "gaps": gaps, "same": same}
     measuring.keep(options.json, figures, about)
 
 

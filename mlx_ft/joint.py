@@ -105,22 +105,29 @@ class Joined(nn.Module):
         return mx.concatenate(parts)
 
 
-def compute(requests: Sequence[Request]) -> list[Sums | Exception]:
-    """The answer to each request, or what went wrong with it."""
+def compute(requests: Sequence[Request], refused: set[Any]) -> list[Sums | Exception]:
+    """The answer to each request, or what went wrong with it.
+
+    refused: the kinds that a model did not stand before, which are not tried again; added to.
+    """
     kinds: defaultdict[Any, list[int]] = defaultdict(list)
     for index, request in enumerate(requests):
         kinds[request.kind].append(index)
     found: dict[int, Sums | Exception] = {}
-    for indices in kinds.values():
-        found.update(zip(indices, _answers([requests[at] for at in indices]), strict=True))
+    for kind, indices in kinds.items():
+        answers = _answers([requests[at] for at in indices], kind, refused)
+        found.update(zip(indices, answers, strict=True))
     return [found[index] for index in range(len(requests))]
 
 
-def _answers(requests: Sequence[Request]) -> Sequence[Sums | Exception]:
-    if len(requests) > 1:
+def _answers(
+    requests: Sequence[Request], kind: Any, refused: set[Any]
+) -> Sequence[Sums | Exception]:
+    if len(requests) > 1 and kind not in refused:
         try:
             return summed(requests)
         except REFUSALS as error:
+            refused.add(kind)
             logger.warning("these trials are computed one by one: %s", error)
         except Exception as error:  # memory that runs out: each takes smaller batches
             return [error for _ in requests]

@@ -100,7 +100,7 @@ def test_each_gets_its_own_gradient(family, passes):
     mx.eval(expected)
     joined = all(one.runner.joins for one in requests)
     for _ in range(2):  # the models are as they were
-        for found, wanted in zip(compute(requests), expected, strict=True):
+        for found, wanted in zip(compute(requests, set()), expected, strict=True):
             assert not isinstance(found, Exception), found
             agree(found, wanted)
     assert passes == ([3, 3] if joined else [])
@@ -126,7 +126,7 @@ def test_dropout_and_remembered_layers(configs, passes, tmp_path):
         for at, (config, own) in enumerate(zip(configs, stores, strict=True))
     ]
     expected = [one.alone() for one in requests]
-    for found, wanted in zip(compute(requests), expected, strict=True):
+    for found, wanted in zip(compute(requests, set()), expected, strict=True):
         agree(found, wanted)
     # Who enters the model above its frozen layers is computed with the likes of it.
     assert passes == ([3] if stores[0] is None else [2])
@@ -140,7 +140,7 @@ def test_checkpointed_layers(passes):
     expected = [one.alone() for one in requests]
     mx.eval(expected)
     checkpoint_layers(requests[0].runner.model)
-    for found, wanted in zip(compute(requests), expected, strict=True):
+    for found, wanted in zip(compute(requests, set()), expected, strict=True):
         agree(found, wanted)
     assert passes == [3]
 
@@ -154,7 +154,7 @@ def test_other_bases_are_not_mixed(passes):
         for at, places in enumerate(["mlp", "attention", "all-linear"])
     ]
     expected = [one.alone() for one in requests]
-    for found, wanted in zip(compute(requests), expected, strict=True):
+    for found, wanted in zip(compute(requests, set()), expected, strict=True):
         agree(found, wanted)
     assert passes == [2]
 
@@ -165,12 +165,12 @@ def test_a_quantized_base(passes):
     base.freeze()
     requests = [request(base, at, config) for at, config in enumerate(ADAPTERS)]
     expected = [one.alone() for one in requests]
-    for found, wanted in zip(compute(requests), expected, strict=True):
+    for found, wanted in zip(compute(requests, set()), expected, strict=True):
         agree(found, wanted)
     assert passes == [3]
 
 
-def test_memory_that_runs_out_is_everybodys_and_the_models_stay_whole(monkeypatch):
+def test_memory_that_runs_out_is_everybodys_and_the_models_stay_whole(monkeypatch, passes, caplog):
     base = tiny.build()
     base.freeze()
     requests = [request(base, at, config) for at, config in enumerate(ADAPTERS)]
@@ -178,13 +178,19 @@ def test_memory_that_runs_out_is_everybodys_and_the_models_stay_whole(monkeypatc
     mx.eval(expected)
     with monkeypatch.context() as patch:
         patch.setattr(joint, "head_loss", partial(_fails, MemoryError("no room")))
-        assert [type(found) for found in compute(requests)] == [MemoryError] * 3
+        assert [type(found) for found in compute(requests, set())] == [MemoryError] * 3
     with monkeypatch.context() as patch:  # a model that is of another shape: one by one
         patch.setattr(joint, "head_loss", partial(_fails, TypeError("another shape")))
-        for found, wanted in zip(compute(requests), expected, strict=True):
+        refused: set[Any] = set()
+        for found, wanted in zip(compute(requests, refused), expected, strict=True):
             agree(found, wanted)
-    for found, wanted in zip(compute(requests), expected, strict=True):
+    assert len(caplog.messages) == 1
+    for found, wanted in zip(compute(requests, refused), expected, strict=True):
         agree(found, wanted)
+    assert len(passes) == 2  # and is not asked for again
+    for found, wanted in zip(compute(requests, set()), expected, strict=True):
+        agree(found, wanted)
+    assert len(passes) == 3
 
 
 def _fails(error: Exception, *_: Any, **__: Any) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from omegaconf import DictConfig
 
 from mlx_ft.main import main
 from mlx_ft.sweeper.engines import engine_of
+from mlx_ft.sweeper.worker import STOP, Job, attempt
 from tests.jobs import job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,7 +169,45 @@ def test_settings_that_are_wrong_are_told_before_anything_is_written(place, more
     assert not (place / "outputs").exists()
 
 
-def test_slurm_gets_the_settings_that_are_given():
+@pytest.mark.parametrize(
+    ("launcher", "more", "fault"),
+    [
+        ("submitit_slurm", [], "on a machine of the cluster"),
+        ("submitit_local", ["+hydra.launcher.walltime=3"], "walltime"),
+    ],
+)
+def test_what_submitit_refuses_is_told_before_anything_is_written(
+    place, monkeypatch, launcher, more, fault, capsys
+):
+    monkeypatch.setenv("PATH", str(place))  # without srun
+    assert main(arguments(launcher, *more)) == 2
+    assert fault in capsys.readouterr().err
+    assert not (place / "outputs").exists()
+
+
+def test_slurm_gets_the_settings_that_are_given(tmp_path, monkeypatch):
+    srun = tmp_path / "srun"
+    srun.write_text("")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     given = {"slurm_partition": "gpu", "mem_gb": None, "timeout_min": 5}
-    engine = engine_of("submitit_slurm", 3, given, "x")
-    assert engine._settings == {"slurm_partition": "gpu", "timeout_min": 5}
+    engine = engine_of("submitit_slurm", 3, given, str(tmp_path / "x"))
+    assert engine._executor._executor.parameters == {"partition": "gpu", "time": 5}
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_error_of_hydra_in_a_worker_is_the_trials_own(place, monkeypatch):
+    """Such as of OmegaConf, when a signal comes in the middle of a copy."""
+
+    def fails(job):
+        raise AttributeError("half of a list")
+
+    monkeypatch.setattr("mlx_ft.sweeper.worker.run_here", fails)
+    one = job_of(place)
+    assert attempt(one) == {"status": "FAILED", "error": "AttributeError: half of a list"}
+    (place / STOP).touch()
+    assert attempt(one) == {"status": "KILLED"}
+
+
+def job_of(folder: Path) -> Job:
+    return Job(0, (), folder, DictConfig({}), None, None, None)

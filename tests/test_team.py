@@ -89,6 +89,66 @@ def test_two_and_four_processes_train_what_one_does(place, packing):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["lora.num_layers=1", "train.frozen_cache=true", "train.epochs=2", "train.max_steps=null"],
+        ["lora.num_layers=1", "train.offload_frozen=true"],
+        ["memory_profile.grad_checkpoint=true", "data.share_prefixes=false"],
+    ],
+    ids=["frozen cache", "offloaded", "checkpointed"],
+)
+def test_what_saves_work_or_memory_changes_nothing_for_two(place, more):
+    alone = trained(place, 1, *more)
+    assert furthest(alone, trained(place, 2, *more)) < 1e-3
+    assert metrics(place / "run2") == pytest.approx(metrics(place / "run1"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_dropout_of_each_process_is_its_own_and_follows_from_the_seed(place):
+    more = ["lora.dropout=0.3", "data.share_prefixes=false"]
+    first = trained(place, 2, *more)
+    (place / "run2").rename(place / "first")
+    again = trained(place, 2, *more)
+    assert furthest(first, again) == 0
+    assert furthest(first, trained(place, 1, *more)) > 1e-3  # other masks
+    losses, alone = metrics(place / "run2"), metrics(place / "run1")
+    assert losses == pytest.approx(alone, rel=0.1)  # of the same distribution
+
+
+@pytest.mark.slow
+def test_two_that_were_stopped_go_on_as_two_and_learn_what_one_does(place):
+    steps = [*LONG[1:], "train.max_steps=60"]
+    alone = trained(place, 1, *steps)
+    team = Started(place, 2, *job(*SHAPE, *steps))
+    wait_for_step(place / "run", 3)
+    for process in team.processes:
+        process.send_signal(signal.SIGINT)
+    codes, said = team.end()
+    assert codes == [130, 0], said
+    assert 3 <= summary(place / "run")["steps"] < 60
+    codes, said = Started(place, 2, *job(*SHAPE, *steps, "train.resume=auto")).end()
+    assert codes == [0, 0], said
+    assert metrics(place / "run") == pytest.approx(metrics(place / "run1"), rel=1e-4)
+    assert furthest(alone, load_file(place / "run/adapter/adapters.safetensors")) < 1e-2
+
+
+@pytest.mark.slow
+def test_mlx_launch_starts_them(place):
+    launch = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "--backend", "ring"]
+    command = [sys.executable, str(ROOT / "train.py"), *job(*SHAPE)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "--", *command], cwd=place, env=env, text=True, timeout=TIMEOUT,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary(place / "run")["status"] == "FINISHED"
+    found = load_file(place / "run/adapter/adapters.safetensors")
+    assert furthest(trained(place, 1), found) < 1e-3
+
+
 def metrics(folder: Path) -> list[float]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row["train/loss"] for row in rows if "train/loss" in row]

@@ -122,24 +122,29 @@ class Submitit:
     """Jobs of SLURM, or processes of this machine in the same way."""
 
     def __init__(self, cluster: str, n_jobs: int, settings: Mapping[str, Any], folder: str) -> None:
+        import submitit
+
         self._cluster, self._n_jobs = cluster, n_jobs
-        self._settings, self._folder = settings, folder
         self._running: dict[int, Any] = {}
+        try:
+            self._executor = submitit.AutoExecutor(f"{folder}/submitit", cluster=cluster)
+        except RuntimeError as error:  # no srun
+            raise ConfigError(
+                f"hydra/launcher=submitit_{cluster}: {error} Start it on a machine of the cluster, "
+                "or take hydra/launcher=submitit_local"
+            ) from error
+        try:
+            self._executor.update_parameters(**settings)
+        except (NameError, TypeError, ValueError) as error:
+            raise ConfigError(f"hydra.launcher: {error}") from error
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Answer]:
         """See Engine."""
-        import submitit
-
-        executor = submitit.AutoExecutor(f"{self._folder}/submitit", cluster=self._cluster)
-        try:
-            executor.update_parameters(**self._settings)
-        except (NameError, TypeError, ValueError) as error:
-            raise ConfigError(f"hydra.launcher: {error}") from error
         waiting = deque(jobs)
         while waiting or self._running:
             while waiting and len(self._running) < self._n_jobs:
                 job = waiting.popleft()
-                self._running[job.number] = executor.submit(work, job)
+                self._running[job.number] = self._executor.submit(work, job)
             for number, task in [*self._running.items()]:
                 if task.done():
                     del self._running[number]

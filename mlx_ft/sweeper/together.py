@@ -23,7 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from mlx_ft.activations import Store
 from mlx_ft.sweeper.engines import Answer
-from mlx_ft.sweeper.worker import STOP, Job, run_here
+from mlx_ft.sweeper.worker import STOP, Job, attempt
 from mlx_ft.together import Seat
 
 LOGGER = logging.getLogger("mlx_ft")
@@ -35,6 +35,7 @@ class Together:
     def __init__(self, count: int) -> None:
         self._count = count
         self._trials: list[_Trial] = []
+        self._refused: set[Any] = set()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Answer]:
         """See Engine."""
@@ -61,7 +62,7 @@ class Together:
 
         started = time.perf_counter()
         wishes = [trial.wish for trial in self._trials]
-        for trial, answer in zip(self._trials, compute(wishes), strict=True):
+        for trial, answer in zip(self._trials, compute(wishes, self._refused), strict=True):
             trial.wish, trial.answer = None, answer
         for trial in self._trials:
             trial.took = time.perf_counter() - started
@@ -129,10 +130,7 @@ class _Trial:
         if (self.job.folder / STOP).exists():
             self.row = {"status": "NOT RUN"}
             return
-        try:
-            self.row = run_here(self.job)
-        except KeyboardInterrupt:
-            self.row = {"status": "KILLED"}
+        self.row = attempt(self.job)
 
     def _ask(self, wish: Any) -> Any:
         self.wish, asked = wish, time.perf_counter()

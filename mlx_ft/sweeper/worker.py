@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
@@ -63,10 +64,20 @@ def work(job: Job) -> tuple[int, dict[str, Any]]:
         stack.enter_context(_listening(job.pid))
         stack.enter_context(redirect_stdout(log))
         stack.enter_context(redirect_stderr(log))
-        try:
-            return job.number, run_here(job)
-        except KeyboardInterrupt:
-            return job.number, {"status": "KILLED"}
+        return job.number, attempt(job)
+
+
+def attempt(job: Job) -> dict[str, Any]:
+    """The trial's row, whatever comes in its way, as Hydra may raise an error of its own."""
+    try:
+        return run_here(job)
+    except KeyboardInterrupt:
+        return {"status": "KILLED"}
+    except Exception as error:
+        if (job.folder / STOP).exists():  # what interrupted code has made of the signal
+            return {"status": "KILLED"}
+        traceback.print_exc()
+        return {"status": "FAILED", "error": f"{type(error).__name__}: {error}"}
 
 
 def deaf() -> None:

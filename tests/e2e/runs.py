@@ -32,12 +32,23 @@ SAMPLES = [
 
 
 def make_run(
-    config: Config, folder: Path, name: str, parent: str | None, floor: float, rank: int = 8
+    config: Config,
+    folder: Path,
+    name: str,
+    parent: str | None,
+    floor: float,
+    rank: int = 8,
+    rate: float = 1e-3,
 ) -> str:
     """One finished run with metrics, figures, a table, a dataset and an adapter; its id."""
     rows = metrics(floor)
     tracker = build_tracker(config, parent)
-    params: dict[str, Any] = {"model": {"name": "smollm2_135m"}, "lora": {"rank": rank}, "seed": 42}
+    params: dict[str, Any] = {
+        "model": {"name": "smollm2_135m"},
+        "lora": {"rank": rank},
+        "optimizer": {"learning_rate": rate},
+        "seed": 42,
+    }
     tracker.start(name, params, {NOTE: f"LoRA rank {rank} of `smollm2_135m` on `geography_sql`."})
     for row in rows:
         tracker.log_metrics({k: v for k, v in row.items() if k != "step"}, row["step"])
@@ -63,7 +74,7 @@ def make_sweep(config: Config, folder: Path) -> str:
     for rank in (8, 16):
         for rate in ("1e-4", "3e-4"):
             name, floor = f"rank={rank} learning_rate={rate}", 2 / rank + float(rate) * 100
-            run_id = make_run(config, folder, name, parent.run_id, floor, rank)
+            run_id = make_run(config, folder, name, parent.run_id, floor, rank, float(rate))
             trial = {"trial": name, "lora.rank": rank, "optimizer.learning_rate": float(rate)}
             rows.append({**trial, "objective": floor, "status": "FINISHED", "run_id": run_id})
     parent.finish("FINISHED", rows, best=min(rows, key=lambda row: row["objective"]))

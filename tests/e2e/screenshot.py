@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,7 +32,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, `mlx_ft` may not be installed
 from mlx_ft.config.schema import Config  # noqa: E402
 from mlx_ft.tracking import ui_command, ui_environment, ui_page  # noqa: E402
 
-VIEWS = ("metrics", "overview", "figure", "samples", "runs", "charts")
+VIEWS = ("metrics", "overview", "figure", "samples", "runs", "charts", "compare")
 METRICS = "train/(loss|learning_rate|grad_norm)|val/loss|task/accuracy"  # charts shown, a regex
 COLUMNS = ["metrics.`val/loss`", "metrics.`task/accuracy`", "params.`lora.rank`"]
 START_SECONDS = 120
@@ -109,7 +110,9 @@ def show(page: Any, runs: str, view: str, run: tuple[str, str], metrics: str = M
     runs: the address of all runs. run: (id, name). metrics: which charts, a regular expression.
     """
     run_id, name = run
-    if view in ("runs", "charts"):
+    if view == "compare":
+        compare(page, runs, run_id)
+    elif view in ("runs", "charts"):
         choose_columns(page, runs)
         page.goto(runs + ("&compareRunsMode=CHART" if view == "charts" else ""))
         page.get_by_role("link", name=name, exact=True).wait_for()
@@ -131,6 +134,24 @@ def show(page: Any, runs: str, view: str, run: tuple[str, str], metrics: str = M
         page.get_by_text("samples.json", exact=True).click()
         page.get_by_role("table").first.wait_for()
     page.wait_for_timeout(1500)  # charts and images fade in
+
+
+def compare(page: Any, runs: str, sweep_id: str) -> None:
+    """Open the page that compares a sweep's runs: what `Compare` does when they are ticked."""
+    host, _, rest = runs.partition("/#/")
+    experiment = rest.partition("experiments/")[2].partition("/")[0]
+    found = page.request.post(
+        f"{host}/ajax-api/2.0/mlflow/runs/search",
+        data={
+            "experiment_ids": [experiment],
+            "filter": f"tags.`mlflow.parentRunId` = '{sweep_id}'",
+            "order_by": ["attributes.start_time ASC"],
+        },
+    ).json()
+    ids = json.dumps([run["info"]["run_id"] for run in found["runs"]])
+    asked = urllib.parse.urlencode({"runs": ids, "experiments": json.dumps([experiment])})
+    page.goto(f"{host}/#/compare-runs?{asked}")
+    page.get_by_text("Parallel Coordinates Plot").first.wait_for()
 
 
 def choose_columns(page: Any, runs: str) -> None:

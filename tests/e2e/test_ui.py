@@ -128,6 +128,15 @@ def test_charts(page: Any, served: Served) -> None:
     wait_for(page, f"{LINES} == 5")  # four trials and the single run
 
 
+def test_compare(page: Any, served: Served) -> None:
+    """The compare view lines the trials up: their names, what differs, and where they ended."""
+    screenshot.show(page, served.runs, "compare", served.sweep)
+    for child in CHILDREN:
+        page.get_by_text(child).first.wait_for()
+    for text in ("lora.rank", "optimizer.learning_rate", "val/loss", "task/accuracy"):
+        page.get_by_text(text, exact=True).first.wait_for()
+
+
 def test_sweep_table(page: Any, served: Served) -> None:
     """The parent carries the table of trials."""
     runs = served.runs.partition("?")[0]

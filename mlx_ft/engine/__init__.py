@@ -1,0 +1,1 @@
+"""Answers of one base model with many adapters, to many at once."""

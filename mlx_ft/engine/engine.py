@@ -1,0 +1,329 @@
+"""One thread that computes the answers of a base model and its adapters, for many at once.
+
+Continuous batching (Orca, OSDI 2022): answers begin and end at any step. A prompt is read in
+pieces between steps, so that a long one does not keep the others waiting.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlx.nn as nn
+
+from mlx_ft.engine.batch import Batch, Filling, Row, choose
+from mlx_ft.engine.prefixes import Prefixes
+from mlx_ft.engine.request import Busy, End, Failed, Request, Unknown
+from mlx_ft.engine.slots import Slots
+from mlx_ft.errors import ConfigError
+
+T = TypeVar("T")
+PIECE = 512  # tokens of a prompt that are read between two steps
+IDLE = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    """waiting: requests in the queue. rows: answered at once. tokens: of all these prompts and
+    answers together; a single one may have more. adapters, prefixes: bytes of each.
+    """
+
+    waiting: int = 32
+    rows: int = 16
+    tokens: int = 65_536
+    adapters: int = 1 << 30
+    prefixes: int = 1 << 29
+
+
+@dataclass(eq=False)
+class Adapter:
+    """One that was loaded. key: tells it from another one that had its name. users: requests that
+    are waiting or answered; there while it has some, even when unloaded.
+    """
+
+    name: str
+    key: str
+    folder: Path
+    users: int = 0
+    used: float = 0.0
+
+
+class Engine:
+    """Answers requests until it is closed. All of its methods may be called from any thread.
+
+    make: gives the bare, frozen model and its tokenizer; called on the engine's own thread.
+    """
+
+    def __init__(
+        self, make: Callable[[], tuple[nn.Module, Any]], limits: Limits | None = None
+    ) -> None:
+        self.limits = limits or Limits()
+        self._make = make
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Request, Adapter | None]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._adapters: dict[str, Adapter] = {}
+        self._here: dict[str, Adapter] = {}
+        self._serial = itertools.count()
+        self._closing = False
+        self._ready: Future[None] = Future()
+        self._filling: Filling | None = None
+        self._owner: dict[Row, Adapter | None] = {}
+        self.steps = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def ready(self, timeout: float | None = None) -> None:
+        """Wait for the model. Raises what loading it raised."""
+        self._ready.result(timeout)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises Busy, Unknown for its adapter, ConfigError for its settings."""
+        faults = request.sampling.faults()
+        if not request.prompt:
+            faults.append("prompt: found nothing; expected at least one token")
+        if faults:
+            raise ConfigError("No answer can be generated:", faults)
+        with self._changed:
+            if self._closing:
+                raise Busy("the engine is being closed")
+            adapter = None if request.adapter is None else self._adapters.get(request.adapter)
+            if request.adapter is not None and adapter is None:
+                names = ", ".join(self._adapters) or "none"
+                raise Unknown(f"there is no adapter {request.adapter!r}. Loaded: {names}")
+            if len(self._waiting) >= self.limits.waiting:
+                raise Busy(f"{len(self._waiting)} requests are waiting already")
+            if adapter is not None:
+                adapter.users += 1
+            self._waiting.append((request, adapter))
+            self._changed.notify_all()
+
+    def load(self, name: str, folder: Path) -> None:
+        """Have an adapter under a name, in place of another one. Raises AdapterError."""
+        adapter = Adapter(name, f"{name}#{next(self._serial)}", folder)
+
+        def install() -> None:
+            self._bring(adapter)
+            with self._changed:
+                self._adapters[name] = adapter
+
+        self.call(install)
+
+    def unload(self, name: str) -> None:
+        """Take no more requests for it; those that there are get their answers. Raises Unknown."""
+        with self._changed:
+            if self._adapters.pop(name, None) is None:
+                raise Unknown(f"there is no adapter {name!r}")
+            self._changed.notify_all()
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """Names and folders of what can be asked."""
+        with self._changed:
+            return {name: adapter.folder for name, adapter in self._adapters.items()}
+
+    @property
+    def load_now(self) -> tuple[int, int]:
+        """(requests in the queue, requests that are being answered)."""
+        with self._changed:
+            return len(self._waiting), len(self._owner)
+
+    def call(self, action: Callable[[], T]) -> T:
+        """What `action` gives, done on the engine's thread between two steps."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closing:
+                raise Busy("the engine is being closed")
+            self._calls.append((action, future))
+            self._changed.notify_all()
+        return future.result()
+
+    def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Take nothing more, and end; drain: once all that was taken is answered."""
+        with self._changed:
+            self._closing = True
+            if not drain:
+                for request, _ in self._waiting:
+                    request.cancelled = True
+                for row in self._owner:
+                    row.request.cancelled = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+
+    # What follows runs on the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            model, self._tokenizer = self._make()
+            self._ends = tuple(self._tokenizer.eos_token_ids)
+            self._slots = Slots(model)
+            self._model = model
+            self._batch = Batch(model, self._slots)
+            self._prefixes = Prefixes(self.limits.prefixes)
+        except BaseException as error:
+            self._closing = True
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result(None)
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """One step of whatever there is to do; False when all is done for good."""
+        with self._changed:
+            idle = not (self._waiting or self._calls or self._owner)
+            if idle and self._closing:
+                return False
+            if idle:
+                self._changed.wait(IDLE)
+            calls, self._calls = self._calls, deque()
+        for action, future in calls:
+            _answer(action, future)
+        self._drop_cancelled()
+        self._forget_unused()
+        self._admit()
+        self._read()
+        self._step()
+        return True
+
+    def _drop_cancelled(self) -> None:
+        gone = [row for row in self._owner if row.request.cancelled]
+        for row in gone:
+            if self._filling is not None and self._filling.row is row:
+                self._filling = None
+            row.reason = "cancelled"
+        self._finish(gone)
+
+    def _admit(self) -> None:
+        """Begin the next prompt, if there is room for its answer."""
+        while self._filling is None:
+            with self._changed:
+                if not self._waiting or not self._has_room(self._waiting[0][0]):
+                    return
+                request, adapter = self._waiting.popleft()
+            if request.cancelled:
+                self._left(adapter)
+                request.say(End("cancelled", len(request.prompt), 0, 0))
+                continue
+            self._begin(request, adapter)
+
+    def _begin(self, request: Request, adapter: Adapter | None) -> None:
+        try:
+            if adapter is not None:
+                self._bring(adapter)
+            key = None if adapter is None else adapter.key
+            row = Row.of(request, key, self._tokenizer)
+            known, cached = self._prefixes.find(key or "", request.prompt)
+            filling = Filling(row, self._model, known, cached)
+        except Exception as error:
+            self._left(adapter)
+            request.say(Failed(error))
+            return
+        self._filling = filling
+        with self._changed:
+            self._owner[row] = adapter
+
+    def _has_room(self, request: Request) -> bool:
+        if not self._owner:
+            return True
+        taken = sum(
+            len(row.request.prompt) + row.request.sampling.max_tokens for row in self._owner
+        )
+        wanted = len(request.prompt) + request.sampling.max_tokens
+        return len(self._owner) < self.limits.rows and taken + wanted <= self.limits.tokens
+
+    def _read(self) -> None:
+        """A piece of the prompt that was begun."""
+        filling = self._filling
+        if filling is None:
+            return
+        row = filling.row
+        try:
+            logits = filling.read(self._slots, PIECE)
+            if logits is None:
+                return
+            choose([row], logits[None], self._ends)
+            if row.reason is None:
+                self._batch.join(row, filling.cache)
+            else:
+                self._prefixes.keep(row.owner or "", row.tokens[:-1], filling.cache)
+        except Exception as error:
+            row.reason = "failed"
+            row.request.say(Failed(error))
+        self._filling = None
+        if row.reason is not None:
+            self._finish([row])
+
+    def _step(self) -> None:
+        """The next token of every answer."""
+        rows = self._batch.rows
+        if not rows:
+            return
+        try:
+            choose(rows, self._batch.logits(), self._ends)
+            done = [row for row in rows if row.reason is not None]
+            for row in done:
+                self._prefixes.keep(row.owner or "", row.tokens[:-1], self._batch.cache_of(row))
+        except Exception as error:  # such as memory that runs out: nobody's row is whole
+            done = [*rows]
+            self._batch.clear()
+            for row in done:
+                row.reason = "failed"
+                row.request.say(Failed(error))
+        self.steps += 1
+        self._finish(done)
+
+    def _finish(self, rows: list[Row]) -> None:
+        if not rows:
+            return
+        self._batch.leave(rows)
+        for row in rows:
+            with self._changed:
+                adapter = self._owner.pop(row)
+            self._left(adapter)
+            if row.reason != "failed":
+                row.end()
+
+    def _left(self, adapter: Adapter | None) -> None:
+        if adapter is not None:
+            with self._changed:
+                adapter.users -= 1
+
+    def _bring(self, adapter: Adapter) -> None:
+        """Have the adapter on the model; the longest unused ones go when there are too many."""
+        adapter.used = time.monotonic()
+        if adapter.key in self._slots:
+            return
+        self._slots.load(adapter.key, adapter.folder)
+        self._here[adapter.key] = adapter
+        while self._slots.nbytes > self.limits.adapters:
+            unused = [one for one in self._here.values() if one is not adapter and not one.users]
+            if not unused:
+                break
+            self._take_off(min(unused, key=lambda one: one.used))
+
+    def _forget_unused(self) -> None:
+        """What was unloaded, once nobody waits for its answers."""
+        with self._changed:
+            wanted = {adapter.key for adapter in self._adapters.values()}
+        for adapter in [*self._here.values()]:
+            if adapter.key not in wanted and not adapter.users:
+                self._take_off(adapter)
+
+    def _take_off(self, adapter: Adapter) -> None:
+        self._slots.unload(adapter.key)
+        del self._here[adapter.key]
+
+
+def _answer(action: Callable[[], T], future: Future[T]) -> None:
+    try:
+        future.set_result(action())
+    except Exception as error:
+        future.set_exception(error)

@@ -1,0 +1,45 @@
+"""From tokens to text that can be shown at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class Text:
+    """The text of one answer. Held back: half a character, and what may begin a stop text."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+        self._detokenizer = tokenizer.detokenizer
+        self._detokenizer.reset()
+        self._stop = tuple(stop)
+        self._held = ""
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """What can be shown of it now; after a stop text nothing more."""
+        self._detokenizer.add_token(token)
+        return self._shown(self._detokenizer.last_segment, last=False)
+
+    def end(self) -> str:
+        """What was held back."""
+        self._detokenizer.finalize()
+        return self._shown(self._detokenizer.last_segment, last=True)
+
+    def _shown(self, more: str, *, last: bool) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + more
+        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = 0 if last else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

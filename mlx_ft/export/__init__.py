@@ -1,0 +1,1 @@
+"""What was trained, for other programs: fused models, PEFT, GGUF, Ollama."""

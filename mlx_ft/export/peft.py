@@ -1,0 +1,175 @@
+"""Adapters to PEFT's files and back.
+
+PEFT keeps lora_A (rank, inputs) and lora_B (outputs, rank), mlx-lm their transposes; the scale is
+alpha / rank, or alpha / sqrt(rank) for rsLoRA (arXiv:2312.03732).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from mlx_ft import lora
+from mlx_ft.errors import AdapterError
+
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = "adapter_config.json"
+PREFIX = "base_model.model."
+# Families whose projections have the same names in mlx-lm and in transformers.
+SAME_NAMES = frozenset({
+    "cohere", "gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3",
+    "smollm3", "starcoder2",
+})  # fmt: skip
+# What an adapter may have beside A and B that y = W x + s B A x does not say.
+PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "modules_to_save": (None, []),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "fan_in_fan_out": (False, None),
+    "lora_bias": (False, None),
+    "trainable_token_indices": (None, []),
+    "exclude_modules": (None, []),
+}
+_NAME = re.compile(r"(.+\.layers\.(\d+)\.(.+))\.lora_([AB])\.(?:default\.)?weight")
+
+
+def files(folder: Path, base_name: str, model_type: str) -> dict[str, bytes]:
+    """PEFT's files of the adapter in `folder`. base_name: the base model's name on the hub.
+
+    Raises AdapterError for families whose projections are called otherwise in transformers.
+    """
+    if model_type not in SAME_NAMES:
+        raise AdapterError(
+            f"an adapter of a {model_type} model cannot be written for PEFT: transformers calls "
+            f"its projections otherwise. It can for: {', '.join(sorted(SAME_NAMES))}. Or fuse it: "
+            "mlx-ft fuse"
+        )
+    adapter, _ = lora.read_settings(folder)
+    arrays = _read(folder / lora.WEIGHTS)
+    layers = sorted({int(found.group(1)) for name in arrays
+                     if (found := re.search(r"\.layers\.(\d+)\.", name))})  # fmt: skip
+    weights = {_theirs(name): np.ascontiguousarray(array.T) for name, array in arrays.items()}
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": adapter.rank,
+        "lora_alpha": adapter.scale * adapter.rank,
+        "lora_dropout": adapter.dropout,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "target_modules": sorted({key.rsplit(".", 1)[-1] for key in adapter.keys}),
+        "layers_to_transform": layers,
+        "layers_pattern": "layers",
+    }
+    return {
+        WEIGHTS: save(weights, metadata={"format": "pt"}),
+        SETTINGS: (json.dumps(settings, indent=2) + "\n").encode(),
+    }
+
+
+def read(folder: Path) -> tuple[lora.Adapter, dict[str, np.ndarray], dict[str, Any]]:
+    """(adapter, its arrays by mlx-lm's names, PEFT's settings) of a PEFT folder.
+
+    Raises AdapterError that lists everything that cannot be taken over.
+    """
+    faults = [f"{folder / name} is missing" for name in (SETTINGS, WEIGHTS)
+              if not (folder / name).is_file()]  # fmt: skip
+    if faults:
+        raise AdapterError(f"{folder} is not a PEFT adapter", faults)
+    try:
+        settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
+        dropout = float(settings.get("lora_dropout") or 0.0)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(
+            f"{folder / SETTINGS} is not a LoRA description: {type(error).__name__}: {error}"
+        ) from None
+    arrays = _read(folder / WEIGHTS)
+    faults = _refused(settings, rank) + _shapes(arrays, rank)
+    if faults:
+        raise AdapterError(f"the PEFT adapter in {folder} cannot be taken over:", faults)
+    found = {_ours(name): np.ascontiguousarray(array.T) for name, array in arrays.items()}
+    names = [match for name in arrays if (match := _NAME.fullmatch(name))]
+    layers = sorted({int(match.group(2)) for match in names})
+    keys = tuple(sorted({match.group(3) for match in names}))
+    scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    # How many there are in all only the model knows: `fit` counts from the last.
+    return lora.Adapter(rank, scale, dropout, layers[0], keys), found, settings
+
+
+def fit(adapter: lora.Adapter, arrays: Mapping[str, np.ndarray], layers: int) -> lora.Adapter:
+    """The adapter for a model of so many layers. Raises AdapterError unless it is on the last ones.
+
+    adapter: of `read`, with its first layer as `num_layers`.
+    """
+    first = adapter.num_layers
+    there = {int(name.split(".layers.")[1].split(".")[0]) for name in arrays}
+    if there != set(range(first, layers)):
+        raise AdapterError(
+            f"the adapter is on the layers {', '.join(map(str, sorted(there)))} of {layers}; "
+            "expected the last ones, without a gap"
+        )
+    return lora.Adapter(adapter.rank, adapter.scale, adapter.dropout, layers - first, adapter.keys)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}") from None
+
+
+def _refused(settings: Mapping[str, Any], rank: int) -> list[str]:
+    faults = [
+        f"{key}: found {settings[key]!r}; expected {good[0]!r}"
+        for key, good in PLAIN.items()
+        if key in settings and settings[key] not in good
+    ]
+    if (kind := str(settings.get("peft_type", "LORA"))) != "LORA":
+        faults.append(f"peft_type: found {kind!r}; expected 'LORA'")
+    return faults + ([f"r: found {rank}; expected 1 or more"] if rank < 1 else [])
+
+
+def _shapes(arrays: Mapping[str, np.ndarray], rank: int) -> list[str]:
+    """What is wrong with names, pairs, ranks and values."""
+    faults, pairs = [], dict[str, set[str]]()
+    for name, array in sorted(arrays.items()):
+        match = _NAME.fullmatch(name)
+        if match is None or not name.startswith(PREFIX):
+            faults.append(f"{name}: not A or B of a projection of a layer")
+            continue
+        pairs.setdefault(match.group(1), set()).add(match.group(4))
+        have = array.shape[0 if match.group(4) == "A" else -1] if array.ndim == 2 else None
+        if have != rank:
+            faults.append(f"{name}: shape {array.shape}; expected rank {rank}")
+        elif not np.isfinite(array.astype(np.float32)).all():
+            faults.append(f"{name}: holds NaN or infinity")
+    faults += [f"{path}: A or B is missing" for path, kinds in pairs.items() if len(kinds) < 2]
+    return faults if arrays else ["it has no arrays"]
+
+
+def _theirs(name: str) -> str:
+    path, _, leaf = name.rpartition(".")
+    theirs = {"lora_a": "lora_A", "lora_b": "lora_B"}[leaf]
+    return f"{PREFIX}{path}.{theirs}.weight"
+
+
+def _ours(name: str) -> str:
+    match = _NAME.fullmatch(name)
+    assert match is not None  # `_shapes` has seen it
+    return f"{match.group(1).removeprefix(PREFIX)}.lora_{match.group(4).lower()}"

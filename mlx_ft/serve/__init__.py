@@ -1,0 +1,1 @@
+"""`mlx-ft serve`: answers, adapters and training jobs over HTTP."""

@@ -1,0 +1,301 @@
+"""Training jobs: a queue that survives the server, one job at a time, each in its own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mlx_ft import durable
+from mlx_ft.errors import UserError
+from mlx_ft.runfolder import read_json
+from mlx_ft.serve import names
+from mlx_ft.serve.store import Missing, Store
+
+JOB = "job.json"
+LOG = "log.txt"
+RUN = "run"
+QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
+SUCCEEDED, FAILED, CANCELLED, INTERRUPTED = "succeeded", "failed", "cancelled", "interrupted"
+ENDED = (SUCCEEDED, FAILED, CANCELLED)
+CAN_GO_ON = (PAUSED, INTERRUPTED, FAILED)
+COMMAND = (sys.executable, "-m", "mlx_ft.serve.child")
+GRACE = 60.0  # seconds that a job has to save itself
+LAST_WORDS = 2000  # characters of a log that may say why
+
+
+class Conflict(UserError):
+    """What is asked does not go with the job's state."""
+
+
+@dataclass
+class Job:
+    """What is kept of a job. overrides: of `train`, made by the server. wanted: what it is to
+    become when its process ends. told: at which step (of the run's own file) its events stand.
+    """
+
+    id: str
+    adapter: str
+    model: str
+    dataset: str
+    overrides: list[str]
+    asked: dict[str, Any]
+    status: str = QUEUED
+    created: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    error: str | None = None
+    wanted: str | None = None
+    attempts: int = 0
+    idempotency_key: str | None = None
+    webhook: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """steps: of so many, None while it is not known. loss: of the last step, metrics: by name."""
+
+    step: int
+    steps: int | None
+    loss: float | None
+    metrics: Mapping[str, float]
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return min(1.0, self.step / self.steps) if self.steps else 0.0
+
+
+class Jobs:
+    """The jobs of a store. before, after: called on the worker's thread around each job's process,
+    the first to make room, the second with the job as it ended.
+    """
+
+    def __init__(
+        self, store: Store, before: Callable[[Job], None], after: Callable[[Job], None]
+    ) -> None:
+        self._store, self._before, self._after = store, before, after
+        self._changed = threading.Condition()
+        self._jobs: dict[str, Job] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._current: str | None = None
+        self._closing = False
+        self._read_all()
+        self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work through the queue."""
+        self._worker.start()
+
+    def add(self, job: Job) -> Job:
+        """Queue a job; the one that there is for its idempotency key, if there is one."""
+        with self._changed:
+            for known in self._jobs.values():
+                if job.idempotency_key and known.idempotency_key == job.idempotency_key:
+                    if known.asked != job.asked:
+                        raise Conflict("this idempotency key was used for another job")
+                    return known
+            job.created = time.time()
+            self._store.put("jobs", job.id, {JOB: _bytes(job)}, {})
+            self._jobs[job.id] = job
+            self._changed.notify_all()
+            return job
+
+    def get(self, job_id: str) -> Job:
+        """Raises Missing."""
+        with self._changed:
+            if job_id not in self._jobs:
+                raise Missing(f"there is no job {job_id[:40]!r}")
+            return self._jobs[job_id]
+
+    def all(self) -> list[Job]:
+        """The newest first."""
+        with self._changed:
+            return sorted(self._jobs.values(), key=lambda job: job.created, reverse=True)
+
+    def stop(self, job_id: str, wanted: str) -> Job:
+        """Let a job become CANCELLED or PAUSED. Raises Missing, Conflict."""
+        job = self.get(job_id)
+        with self._changed:
+            if job.status in (QUEUED, PAUSED, INTERRUPTED):
+                self._become(job, wanted)
+            elif job.status == RUNNING:
+                job.wanted = wanted
+                self._write(job)
+                if self._current == job.id and self._process is not None:
+                    self._process.send_signal(signal.SIGTERM)
+            elif job.status != wanted:
+                raise Conflict(f"job {job.id} has {job.status}")
+        return job
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a stopped job again: it goes on from its checkpoint. Raises Missing, Conflict."""
+        job = self.get(job_id)
+        with self._changed:
+            if job.status not in CAN_GO_ON:
+                raise Conflict(f"job {job.id} is {job.status}, and cannot be resumed")
+            job.error = job.wanted = job.ended = None
+            self._become(job, QUEUED)
+            self._changed.notify_all()
+        return job
+
+    def folder(self, job: Job) -> Path:
+        """Of its run."""
+        return self._store.home / "jobs" / job.id / RUN
+
+    def log(self, job: Job) -> Path:
+        """What its process has said."""
+        return self._store.home / "jobs" / job.id / LOG
+
+    def close(self) -> None:
+        """Stop what runs, which saves itself; the queue stays for the next start."""
+        with self._changed:
+            self._closing = True
+            if self._process is not None:
+                self._process.send_signal(signal.SIGTERM)
+            self._changed.notify_all()
+        if self._worker.is_alive():
+            self._worker.join(GRACE)
+
+    # What follows runs on the worker's thread, but for `_become` and `_write`.
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                queued = [job for job in self._jobs.values() if job.status == QUEUED]
+                while not queued and not self._closing:
+                    self._changed.wait()
+                    queued = [job for job in self._jobs.values() if job.status == QUEUED]
+                if self._closing:
+                    return
+                job = min(queued, key=lambda one: one.created)
+                self._become(job, RUNNING)
+            try:
+                self._before(job)
+                code = self._run(job)
+                self._end(job, code)
+            except Exception as error:
+                with self._changed:
+                    job.error = f"{type(error).__name__}: {error}"
+                    self._become(job, FAILED)
+            self._after(job)
+
+    def _run(self, job: Job) -> int:
+        command = [
+            *COMMAND, *job.overrides,
+            f"hydra.run.dir={_quoted(self.folder(job))}", "train.resume=auto",
+        ]  # fmt: skip
+        with self.log(job).open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self._store.home,
+                start_new_session=True,  # Ctrl-C on the terminal is for the server
+            )  # fmt: skip
+        with self._changed:
+            self._process, self._current = process, job.id
+            if job.wanted is not None or self._closing:
+                process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait()
+        finally:
+            with self._changed:
+                self._process = self._current = None
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def _end(self, job: Job, code: int) -> None:
+        summary = read_json(self.folder(job) / "summary.json")
+        with self._changed:
+            if code == 0:
+                status = SUCCEEDED
+            elif job.wanted is not None:
+                status = job.wanted
+            elif self._closing or code < 0 or code >= 128:
+                status, job.error = INTERRUPTED, f"its process ended by signal {_signal(code)}"
+            else:
+                status, job.error = FAILED, summary.get("reason") or self._last_words(job)
+            self._become(job, status)
+
+    def _last_words(self, job: Job) -> str:
+        try:
+            return self.log(job).read_text("utf-8", "replace")[-LAST_WORDS:].strip()
+        except OSError as error:
+            return str(error)
+
+    def _become(self, job: Job, status: str) -> None:
+        job.status = status
+        if status == RUNNING:
+            job.started, job.attempts = time.time(), job.attempts + 1
+        if status in ENDED:
+            job.ended = time.time()
+        self._write(job)
+
+    def _write(self, job: Job) -> None:
+        durable.write(self._store.home / "jobs" / job.id / JOB, _bytes(job))
+
+    def _read_all(self) -> None:
+        """The jobs of an earlier server; what ran then was interrupted with it."""
+        known = {one.name for one in fields(Job)}
+        for name in self._store.names("jobs"):
+            kept = read_json(self._store.place("jobs", name) / JOB)
+            if not names.is_id(name, "job") or kept.get("id") != name:
+                continue
+            job = Job(**{key: value for key, value in kept.items() if key in known})
+            self._jobs[name] = job
+            if job.status == RUNNING:
+                job.error = "the server ended while it ran"
+                self._become(job, job.wanted or INTERRUPTED)
+
+
+def progress(run: Path) -> Progress:
+    """What a run folder says of how far it is."""
+    step, loss, metrics = 0, None, dict[str, float]()
+    for row in rows(run / "metrics.jsonl"):
+        step = max(step, int(row.get("step", 0)))
+        loss = row.get("train/loss", loss)
+        metrics.update({k: v for k, v in row.items() if k != "step" and _number(v)})
+    steps = read_json(run / "summary.json").get("planned_steps")
+    return Progress(step, steps, loss, metrics)
+
+
+def rows(path: Path, after: int = 0) -> Sequence[dict[str, Any]]:
+    """The whole lines of a JSON Lines file that may be growing, without the first `after`."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError:
+        return []
+    found = []
+    for line in lines[after:]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _signal(code: int) -> int:
+    return -code if code < 0 else code - 128
+
+
+def _bytes(job: Job) -> bytes:
+    return (json.dumps(asdict(job), indent=1) + "\n").encode()
+
+
+def _quoted(path: Path) -> str:
+    from mlx_ft.config import quoted
+
+    return quoted(os.fspath(path))

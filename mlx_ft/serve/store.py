@@ -1,0 +1,117 @@
+"""What the server keeps: datasets, adapters and jobs, each in a folder of its own.
+
+home/
+  files/<id>/          content, about.json: as uploaded
+  datasets/<name>/     rows.jsonl, about.json
+  adapters/<name>/     mlx-lm's two files, chat_template.jinja, about.json
+  jobs/<id>/           job.json, log.txt, run/ (a run folder), events.jsonl
+A folder is made whole beside its place and then renamed; one that is removed is renamed first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_ft import durable
+from mlx_ft.errors import InUseError, UserError
+from mlx_ft.runfolder import read_json
+from mlx_ft.serve import names
+
+ABOUT = "about.json"
+KINDS = ("files", "datasets", "adapters", "jobs")
+REMOVED = ".removed"
+
+
+class Missing(UserError):
+    """There is nothing of that name."""
+
+
+class Taken(UserError):
+    """There is something of that name already."""
+
+
+class Store:
+    """The folders under `home`. Raises InUseError when another server has them."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.absolute()
+        for kind in KINDS:
+            (self.home / kind).mkdir(parents=True, exist_ok=True)
+        self._lock = (self.home / ".lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise InUseError(
+                f"another server keeps its files in {self.home}. Give --home FOLDER"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        for kind in KINDS:
+            for left in (self.home / kind).glob(f".*{REMOVED}"):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def place(self, kind: str, name: str) -> Path:
+        """Where something is. Raises BadName, Missing."""
+        path = self._path(kind, name)
+        if not path.is_dir() or path.is_symlink():
+            raise Missing(f"there is no {kind.removesuffix('s')} {name!r}")
+        return path
+
+    def names(self, kind: str) -> list[str]:
+        """Of everything there is, oldest first."""
+        folders = [path for path in (self.home / kind).iterdir()
+                   if path.is_dir() and not path.name.startswith(".")]  # fmt: skip
+        return [path.name for path in sorted(folders, key=lambda path: path.stat().st_ctime)]
+
+    def about(self, kind: str, name: str) -> dict[str, Any]:
+        """What is known of it. Raises Missing."""
+        return read_json(self.place(kind, name) / ABOUT)
+
+    def put(
+        self, kind: str, name: str, files: Mapping[str, bytes], about: Mapping[str, Any],
+        *, replace: bool = False,
+    ) -> Path:  # fmt: skip
+        """Keep files under a name. Raises Taken, OSError."""
+        path = self._path(kind, name)
+        if path.exists() and not replace:
+            raise Taken(f"there is a {kind.removesuffix('s')} {name!r} already")
+        told = {"created": int(time.time()), **about}
+        content = (json.dumps(told, indent=1) + "\n").encode()
+        durable.replace_folder(path, {**files, ABOUT: content})
+        return path
+
+    def write_about(self, kind: str, name: str, about: Mapping[str, Any]) -> None:
+        """Say something else of it. Raises Missing, OSError."""
+        content = (json.dumps(dict(about), indent=1) + "\n").encode()
+        durable.write(self.place(kind, name) / ABOUT, content)
+
+    def remove(self, kind: str, name: str) -> None:
+        """Take it away. Raises Missing."""
+        path = self.place(kind, name)
+        gone = path.with_name(f".{path.name}-{time.monotonic_ns()}{REMOVED}")
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def size(self, kind: str, name: str) -> int:
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in _files(self.place(kind, name)))
+
+    def close(self) -> None:
+        """Let another server have them."""
+        self._lock.close()
+
+    def _path(self, kind: str, name: str) -> Path:
+        return names.inside(self.home / kind, names.checked(name, kind.removesuffix("s")))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            yield path

@@ -1,0 +1,267 @@
+"""Answers of many at once are those of each alone."""
+
+import queue
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from mlx_ft.engine.engine import Engine, Limits
+from mlx_ft.engine.request import Busy, End, Failed, Piece, Request, Sampling, Unknown
+from mlx_ft.errors import AdapterError, ConfigError
+from mlx_ft.models.read import read_tokenizer
+from tests.engine.adapters import SHAPES, greedy, save, with_adapter
+from tests.models import tiny
+
+GREEDY = Sampling(max_tokens=12, temperature=0)
+TIMEOUT = 60
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engine")
+    tiny.save(folder / "model")
+    return {**save(None, folder), "model": folder / "model"}
+
+
+@pytest.fixture
+def make(folders):
+    """Makes engines that are closed after the test."""
+    made = []
+
+    def one(limits=None, names=()):
+        def model():
+            tokenizer = read_tokenizer(folders["model"], 257)
+            return with_adapter(None, None), tokenizer
+
+        made.append(Engine(model, limits))
+        made[-1].ready(TIMEOUT)
+        for name in names:
+            made[-1].load(name, folders[name])
+        return made[-1]
+
+    yield one
+    for engine in made:
+        engine.close(drain=False, timeout=TIMEOUT)
+
+
+class Asked:
+    """A request and what came of it."""
+
+    def __init__(self, engine, prompt, adapter=None, sampling=GREEDY):
+        self.events = queue.SimpleQueue()
+        self.request = Request(tuple(prompt), self.events.put, adapter, sampling)
+        self.pieces = []
+        engine.submit(self.request)
+
+    def next(self):
+        return self.events.get(timeout=TIMEOUT)
+
+    def end(self):
+        while isinstance(event := self.next(), Piece):
+            self.pieces.append(event)
+        assert self.events.empty()
+        return event
+
+    def tokens(self):
+        end = self.end()
+        assert isinstance(end, End), end
+        return [piece.token for piece in self.pieces if piece.token is not None], end
+
+
+def prompts(count, start=0):
+    return [[(7 * at + step * step) % 250 for step in range(3 + at % 9)]
+            for at in range(start, start + count)]  # fmt: skip
+
+
+def alone(folders, prompt, adapter, count=12):
+    found = greedy(with_adapter(None, adapter and folders[adapter]), prompt, count)
+    return found[: found.index(257)] if 257 in found else found
+
+
+def test_a_mixed_batch_answers_as_each_adapter_alone(make, folders):
+    engine = make(Limits(rows=6), SHAPES)
+    names = [None, *SHAPES]
+    asked = [
+        (prompt, names[at % 5], Asked(engine, prompt, names[at % 5]))
+        for at, prompt in enumerate(prompts(20))
+    ]
+    for prompt, name, one in asked:
+        tokens, end = one.tokens()
+        assert tokens == alone(folders, prompt, name)
+        assert end.prompt_tokens == len(prompt)
+        assert end.reason == ("length" if len(tokens) == 12 else "stop")
+        text = "".join(piece.text for piece in one.pieces)
+        assert text == engine._tokenizer.decode(tokens)
+    assert engine.steps < 20 * 12 / 3  # they were answered together
+
+
+def test_what_is_drawn_does_not_hang_on_others(make, folders):
+    engine = make(names=["small"])
+    sampling = Sampling(max_tokens=10, temperature=1.0, top_p=0.9, seed=7, alternatives=2)
+    first, _ = Asked(engine, [1, 2, 3], "small", sampling).tokens()
+    crowd = [Asked(engine, prompt, None, sampling) for prompt in prompts(7)]
+    one = Asked(engine, [1, 2, 3], "small", sampling)
+    again, _ = one.tokens()
+    assert again == first
+    assert all(len(piece.alternatives) == 2 for piece in one.pieces if piece.token is not None)
+    assert all(piece.logprob < 0 for piece in one.pieces if piece.token is not None)
+    other, _ = Asked(engine, [1, 2, 3], "small", replace(sampling, seed=8)).tokens()
+    assert other != first
+    for asked in crowd:
+        asked.tokens()
+
+
+def test_a_known_beginning_is_not_read_again(make, folders):
+    engine = make(names=["small"])
+    prompt = [*range(40)]
+    first, end = Asked(engine, prompt).tokens()
+    assert end.cached == 0
+    again, end = Asked(engine, prompt).tokens()
+    assert again == first
+    assert end.cached == 39
+    longer = [*prompt, *first, 5]
+    _, end = Asked(engine, longer).tokens()
+    assert end.cached >= 50
+    assert Asked(engine, prompt, "small").tokens()[1].cached == 0  # another one's
+    assert Asked(engine, longer).tokens()[0] == alone(folders, longer, None)
+
+
+def test_long_prompts_are_read_in_pieces(make, folders, monkeypatch):
+    monkeypatch.setattr("mlx_ft.engine.engine.PIECE", 4)
+    engine = make()
+    for prompt in ([*range(17)], [*range(16)], [3]):
+        assert Asked(engine, prompt).tokens()[0] == alone(folders, prompt, None)
+
+
+def test_a_stop_text_ends_it(make, folders):
+    engine = make()
+    free = Asked(engine, [9, 8, 7])
+    free.tokens()
+    whole = "".join(piece.text for piece in free.pieces)
+    stop = whole[3:5]
+    one = Asked(engine, [9, 8, 7], None, replace(GREEDY, stop=(stop,)))
+    _, end = one.tokens()
+    assert end.reason == "stop"
+    assert "".join(piece.text for piece in one.pieces) == whole[: whole.index(stop)]
+
+
+LONG = replace(GREEDY, max_tokens=10_000, temperature=1.0, seed=0)
+
+
+def test_who_leaves_makes_room_at_once(make):
+    engine = make(Limits(rows=1, waiting=1))
+    first = Asked(engine, [1], None, LONG)
+    first.next()
+    second = Asked(engine, [2])
+    with pytest.raises(Busy, match="waiting"):
+        Asked(engine, [3])
+    first.request.cancelled = True
+    assert first.end().reason == "cancelled"
+    assert len(second.tokens()[0]) > 0
+    assert engine.load_now == (0, 0)
+
+
+def test_who_leaves_while_waiting_is_not_answered(make):
+    engine = make(Limits(rows=1))
+    first, second = Asked(engine, [1], None, LONG), Asked(engine, [2])
+    second.request.cancelled = True
+    first.next()
+    first.request.cancelled = True
+    first.end()
+    assert second.end() == End("cancelled", 1, 0, 0)
+
+
+def test_who_cannot_be_told_is_not_answered_further(make):
+    engine = make(Limits(rows=1))
+
+    def tell(_):
+        raise RuntimeError("gone")
+
+    engine.submit(Request((1,), tell, None, LONG))
+    assert len(Asked(engine, [2]).tokens()[0]) > 0
+
+
+def test_an_adapter_that_is_unloaded_finishes_what_it_began(make, folders):
+    engine = make(Limits(rows=2), ["small"])
+    running = Asked(engine, [1, 2], "small", replace(GREEDY, max_tokens=60))
+    waiting = Asked(engine, [3], "small")
+    engine.unload("small")
+    with pytest.raises(Unknown, match="small"):
+        Asked(engine, [1], "small")
+    with pytest.raises(Unknown):
+        engine.unload("small")
+    assert running.tokens()[0] == alone(folders, [1, 2], "small", 60)
+    assert waiting.tokens()[0] == alone(folders, [3], "small")
+    until = time.monotonic() + TIMEOUT
+    while engine.call(lambda: engine._slots.names) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert engine.call(lambda: engine._slots.nbytes) == 0
+
+
+def test_a_name_is_given_to_another_adapter_under_load(make, folders):
+    engine = make(names=["small"])
+    before = Asked(engine, [1, 2], "small", replace(GREEDY, max_tokens=40))
+    engine.load("small", folders["large"])
+    after = Asked(engine, [1, 2], "small")
+    assert before.tokens()[0] == alone(folders, [1, 2], "small", 40)
+    assert after.tokens()[0] == alone(folders, [1, 2], "large")
+
+
+def test_adapters_over_the_budget_come_and_go(make, folders):
+    engine = make(Limits(adapters=1), SHAPES)
+    for name in [*SHAPES, *SHAPES]:
+        assert Asked(engine, [4, 5], name).tokens()[0] == alone(folders, [4, 5], name)
+        assert len(engine.call(lambda: engine._slots.names)) == 1
+    assert set(engine.adapters) == set(SHAPES)
+
+
+def test_what_cannot_be_loaded_is_said_and_changes_nothing(make, folders, tmp_path):
+    engine = make(names=["small"])
+    with pytest.raises(AdapterError, match="not an adapter folder"):
+        engine.load("small", tmp_path)
+    assert Asked(engine, [1], "small").tokens()[0] == alone(folders, [1], "small")
+    with pytest.raises(ConfigError, match="max_tokens") as error:
+        Asked(engine, [], None, Sampling(max_tokens=0))
+    assert len(error.value.faults) == 2
+
+
+def test_a_step_that_fails_ends_its_answers_and_no_others(make, folders, monkeypatch):
+    engine = make()
+    genuine = engine._batch.logits
+
+    def logits():
+        if len(engine._batch.rows) == 3:
+            raise MemoryError("full")
+        return genuine()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._batch, "logits", logits)
+        asked = [Asked(engine, prompt, None, LONG) for prompt in prompts(3)]
+        for one in asked:
+            event = one.end()
+            assert isinstance(event, Failed), event
+            assert str(event.error) == "full"
+    assert Asked(engine, [1]).tokens()[0] == alone(folders, [1], None)
+
+
+def test_closing_answers_what_was_taken(make):
+    engine = make(Limits(rows=2))
+    asked = [Asked(engine, prompt) for prompt in prompts(6)]
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    for one in asked:
+        assert one.end().reason in ("length", "stop")
+    closing.join(TIMEOUT)
+    assert not closing.is_alive()
+    with pytest.raises(Busy):
+        Asked(engine, [1])
+
+
+def test_a_model_that_cannot_be_loaded_is_told():
+    def make():
+        raise RuntimeError("no such model")
+
+    with pytest.raises(RuntimeError, match="no such model"):
+        Engine(make).ready(TIMEOUT)

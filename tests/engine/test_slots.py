@@ -1,0 +1,98 @@
+"""Every row of a batch goes through its own adapter."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_ft.engine.slots import Slots
+from mlx_ft.errors import AdapterError
+from tests.engine.adapters import SHAPES, save, with_adapter
+from tests.fakes import relative
+from tests.families import FAMILIES
+from tests.models import tiny
+
+TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]
+
+
+def answers(slots, names):
+    slots.take(names)
+    return np.array(slots.model(mx.array([TOKENS] * len(names))))
+
+
+@pytest.fixture
+def slots():
+    model = tiny.build()
+    model.eval()
+    return Slots(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma3_text", "phi3", "gpt2"])
+def test_rows_of_one_batch_are_those_of_each_adapter_alone(family, tmp_path):
+    config = FAMILIES[family].config
+    folders = save(config, tmp_path, ["small", "large", "other"])
+    model = tiny.build(config)
+    model.eval()
+    slots = Slots(model)
+    names = [None, "large", "small", "large", "other"]
+    for name in {name for name in names if name}:
+        slots.load(name, folders[name])
+    found = answers(slots, names)
+    for row, name in zip(found, names, strict=True):
+        alone = with_adapter(config, name and folders[name])
+        expected = np.array(alone(mx.array([TOKENS])))[0]
+        assert relative(row, expected) < 1e-5
+        assert relative(answers(slots, [name])[0], expected) < 1e-5
+    distinct = {row.tobytes() for row in found}
+    assert len(distinct) == 4
+
+
+def test_what_is_taken_off_leaves_the_others_and_the_base_as_they_were(slots, tmp_path):
+    folders = save(None, tmp_path)
+    base = answers(slots, [None])
+    for name in SHAPES:
+        slots.load(name, folders[name])
+    before = answers(slots, ["small", "attention", None])
+    for name in ("large", "other"):
+        slots.unload(name)
+        slots.unload(name)  # nothing
+    assert relative(answers(slots, ["small", "attention", None]), before) < 1e-6
+    slots.load("again", folders["other"])  # in a slot that was free
+    expected = np.array(with_adapter(None, folders["other"])(mx.array([TOKENS])))[0]
+    assert relative(answers(slots, ["again", "small"])[0], expected) < 1e-5
+    for name in slots.names:
+        slots.unload(name)
+    assert slots.nbytes == 0
+    assert np.array_equal(answers(slots, [None]), base)  # to the bit
+    assert np.array_equal(answers(slots, [None]), np.array(tiny.build()(mx.array([TOKENS]))))
+
+
+def test_a_name_gets_another_adapter(slots, tmp_path):
+    folders = save(None, tmp_path)
+    slots.load("x", folders["small"])
+    slots.load("x", folders["large"])
+    expected = np.array(with_adapter(None, folders["large"])(mx.array([TOKENS])))[0]
+    assert relative(answers(slots, ["x"])[0], expected) < 1e-5
+    assert slots.names == ("x",)
+
+
+def test_what_does_not_fit_leaves_everything_as_it_was(slots, tmp_path):
+    folders = save(None, tmp_path)
+    slots.load("x", folders["small"])
+    before = answers(slots, ["x", None])
+    wrong = save(FAMILIES["phi3"].config, tmp_path / "phi", ["small"])["small"]
+    for folder in (wrong, tmp_path / "nowhere"):
+        for name in ("x", "y"):
+            with pytest.raises(AdapterError):
+                slots.load(name, folder)
+    assert slots.names == ("x",)
+    assert np.array_equal(answers(slots, ["x", None]), before)
+
+
+def test_adapters_of_experts_are_refused(tmp_path):
+    config = FAMILIES["qwen3_moe"].config
+    folder = save(config, tmp_path, ["small"])["small"]
+    model = tiny.build(config)
+    slots = Slots(model)
+    with pytest.raises(AdapterError, match="experts"):
+        slots.load("x", folder)
+    assert slots.names == ()
