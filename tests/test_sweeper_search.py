@@ -114,7 +114,10 @@ def test_names_and_folders_can_be_read_and_say_exactly_what_was_run(bowl, tmp_pa
         assert json.loads((folder / "trial.json").read_text())["status"] == "FINISHED"
 
 
-@pytest.mark.parametrize("killed_at", [0, 3, 6])
+SLOW = pytest.mark.slow  # the same at other moments
+
+
+@pytest.mark.parametrize("killed_at", [pytest.param(0, marks=SLOW), 3, pytest.param(6, marks=SLOW)])
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(bowl, killed_at):
     given = ["-m", "sweep=search", RATE, "sweep.trials=7"]  # the last three by what was learned
     assert main([*given, "sweep.name=whole"]) == 0

@@ -71,8 +71,12 @@ GRIDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
-def test_each_trial_is_the_one_alone(place, grid):
+@pytest.mark.parametrize(
+    "kind",
+    ["ranks, rates and lengths", pytest.param("seeds and what a step is", marks=pytest.mark.slow)],
+)
+def test_each_trial_is_the_one_alone(place, kind):
+    grid = GRIDS[kind]
     assert sweep("alone", *grid) == 0
     assert sweep("together", *grid, "sweep.together=4") == 0
     alone, together = trials(place, "alone"), trials(place, "together")

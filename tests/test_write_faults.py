@@ -92,6 +92,7 @@ def one_of_each_kind(calls):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_whose_disk_fails_says_so_and_goes_on_to_the_same_end(here, whole):
     folder, calls = whole
     errors = ("ENOSPC", "EIO", "EDQUOT", "EROFS")

@@ -65,6 +65,7 @@ def test_the_best_adapter_of_a_sweep_is_found_by_its_name(swept, capsys):
     assert sorted(path.name for path in copy.folder.parent.iterdir()) == [copy.folder.name]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_goes_on_registers_its_best_once(swept):
     assert sweep() == 0
     first = find_run("models:/model/latest").folder
