@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,7 +171,10 @@ def generate(
     seed: 0 to 2**64 - 1. run, base: as for `evaluate`. Raises ConfigError, AdapterError,
     ModelError, all before anything is generated.
     """
-    if faults := _sampling_faults(max_tokens, temperature, top_p, seed) + _prompt_faults(prompt):
+    from mlx_ft.engine.request import Sampling
+
+    sampling = Sampling(max_tokens, temperature, top_p, seed=seed)
+    if faults := sampling.faults() + _prompt_faults(prompt):
         raise ConfigError("No answer can be generated:", faults)
     tuned = load(run, adapter=not base)
     from mlx_ft.data.chat import generation_prompt
@@ -187,19 +189,6 @@ def generate(
         top_p=top_p,
         seed=seed,
     )
-
-
-def _sampling_faults(
-    max_tokens: int, temperature: float, top_p: float, seed: int | None
-) -> list[str]:
-    found = (
-        ("max_tokens", max_tokens, max_tokens >= 1, "at least 1"),
-        ("temperature", temperature, 0 <= temperature < math.inf, "a number, at least 0"),
-        ("top_p", top_p, 0 < top_p <= 1, "above 0, at most 1"),
-        ("seed", seed, seed is None or 0 <= seed < 2**64, "at least 0, below 2**64"),
-    )
-    return [f"{name}: found {value}; expected {text}" for name, value, good, text in found
-            if not good]  # fmt: skip
 
 
 def _prompt_faults(prompt: str | Sequence[Mapping[str, str]]) -> list[str]:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 PARTIAL = ".partial"
 # What file systems answer, over a network mostly, that cannot sync a folder.
@@ -86,6 +87,23 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
+
+
+def lock(path: Path) -> IO[str]:
+    """The file `path`, locked until it is closed; made where it is missing.
+
+    Raises BlockingIOError when another process has it. On a file system without locks nobody is
+    kept out.
+    """
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise
+    except OSError:
+        pass
+    return file
 
 
 def sync(descriptor: int) -> None:

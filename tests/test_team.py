@@ -121,12 +121,7 @@ def test_dropout_of_each_process_is_its_own_and_follows_from_the_seed(place):
 def test_two_that_were_stopped_go_on_as_two_and_learn_what_one_does(place):
     steps = [*LONG[1:], "train.max_steps=60"]
     alone = trained(place, 1, *steps)
-    team = Started(place, 2, *job(*SHAPE, *steps))
-    wait_for_step(place / "run", 3)
-    for process in team.processes:
-        process.send_signal(signal.SIGINT)
-    codes, said = team.end()
-    assert codes == [130, 0], said
+    interrupt(place, *steps)
     assert 3 <= summary(place / "run")["steps"] < 60
     codes, said = Started(place, 2, *job(*SHAPE, *steps, "train.resume=auto")).end()
     assert codes == [0, 0], said
@@ -164,6 +159,16 @@ def wait_for_step(folder: Path, step: int) -> None:
     raise AssertionError("it does not get on")
 
 
+def interrupt(place: Path, *more: str) -> None:
+    """Begin with two processes and stop both after a few steps, as Ctrl-C does."""
+    team = Started(place, 2, *job(*SHAPE, *more))
+    wait_for_step(place / "run", 3)
+    for process in team.processes:
+        process.send_signal(signal.SIGINT)
+    codes, said = team.end()
+    assert codes == [130, 0], said
+
+
 LONG = ["train.max_steps=400", "eval.every=0", "eval.before=false", "checkpoint.every=0"]
 
 
@@ -189,12 +194,7 @@ def test_a_killed_process_ends_the_run_cleanly_and_it_goes_on_alone(place):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_ends_all_of_them(place):
-    team = Started(place, 2, *job(*SHAPE, *LONG))
-    wait_for_step(place / "run", 2)
-    for process in team.processes:
-        process.send_signal(signal.SIGINT)
-    codes, said = team.end()
-    assert codes == [130, 0], said
+    interrupt(place, *LONG)
     assert summary(place / "run")["status"] == "KILLED"
     assert [*(place / "run/checkpoints").iterdir()]
 

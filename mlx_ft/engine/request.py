@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from mlx_ft.errors import UserError
 
-REASONS = ("stop", "length", "cancelled")
-
 
 class Busy(UserError):
     """There is no room in the queue. Ask again later."""
@@ -45,13 +43,23 @@ class Sampling:
         """What cannot be used, each with its name."""
         found = (
             ("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more"),
+            (
+                "temperature",
+                self.temperature,
+                0 <= self.temperature < math.inf,
+                "a number, at least 0",
+            ),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1"),
             ("top_k", self.top_k, self.top_k >= 0, "0 or more"),
             ("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
             ("presence_penalty", self.presence, -2 <= self.presence <= 2, "-2 to 2"),
             ("frequency_penalty", self.frequency, -2 <= self.frequency <= 2, "-2 to 2"),
-            ("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "0 to 2**63 - 1"),
+            (
+                "seed",
+                self.seed,
+                self.seed is None or 0 <= self.seed < 2**64,
+                "at least 0, below 2**64",
+            ),
             ("stop", self.stop, all(self.stop), "texts that are not empty"),
         )
         return [f"{name}: found {value!r}; expected {text}" for name, value, good, text in found
@@ -74,7 +82,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class End:
-    """Of an answer. reason: one of REASONS. cached: tokens of the prompt that were known before."""
+    """Of an answer. reason: `stop`, `length` or `cancelled`.
+
+    cached: tokens of the prompt that were known before.
+    """
 
     reason: str
     prompt_tokens: int

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ class Conflict(UserError):
 
 @dataclass
 class Job:
-    """What is kept of a job. overrides: of `train`, made by the server. wanted: what it is to
-    become when its process ends. told: at which step (of the run's own file) its events stand.
+    """What is kept of a job. overrides: of `train`, made by the server. asked: what it was made of.
+    wanted: what it is to become when its process ends.
     """
 
     id: str
@@ -56,23 +56,15 @@ class Job:
     wanted: str | None = None
     attempts: int = 0
     idempotency_key: str | None = None
-    webhook: str | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """steps: of so many, None while it is not known. loss: of the last step, metrics: by name."""
+    """How far a run is. loss: of the last step; metrics: the last of each, by name."""
 
     step: int
-    steps: int | None
     loss: float | None
     metrics: Mapping[str, float]
-
-    @property
-    def share(self) -> float:
-        """0 to 1."""
-        return min(1.0, self.step / self.steps) if self.steps else 0.0
 
 
 class Jobs:
@@ -262,8 +254,7 @@ def progress(run: Path) -> Progress:
         step = max(step, int(row.get("step", 0)))
         loss = row.get("train/loss", loss)
         metrics.update({k: v for k, v in row.items() if k != "step" and _number(v)})
-    steps = read_json(run / "summary.json").get("planned_steps")
-    return Progress(step, steps, loss, metrics)
+    return Progress(step, loss, metrics)
 
 
 def rows(path: Path, after: int = 0) -> Sequence[dict[str, Any]]:

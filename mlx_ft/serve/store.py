@@ -10,7 +10,6 @@ A folder is made whole beside its place and then renamed; one that is removed is
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
@@ -43,16 +42,12 @@ class Store:
         self.home = home.absolute()
         for kind in KINDS:
             (self.home / kind).mkdir(parents=True, exist_ok=True)
-        self._lock = (self.home / ".lock").open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = durable.lock(self.home / ".lock")
         except BlockingIOError:
-            self._lock.close()
             raise InUseError(
                 f"another server keeps its files in {self.home}. Give --home FOLDER"
             ) from None
-        except OSError:  # a file system without locks
-            pass
         for kind in KINDS:
             for left in (self.home / kind).glob(f".*{REMOVED}"):
                 shutil.rmtree(left, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -77,17 +76,13 @@ class Book:
     def open(self, count: int) -> None:
         """Take the folder for this process. Raises ConfigError when another one has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / LOCK).open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = durable.lock(self.folder / LOCK)
         except BlockingIOError:
-            self._lock.close()
             raise ConfigError(
                 f"{self.folder}: another process runs this sweep. Wait for it, or choose another "
                 "sweep.name"
             ) from None
-        except OSError:  # a file system without locks
-            pass
         before = self._kept.get("settings", self._shared)
         alike = {key: value for key, value in before.items() if key in self._shared}
         self._kept = {"settings": alike, "trials": count, "closed": False}

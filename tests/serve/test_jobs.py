@@ -1,6 +1,5 @@
 """Jobs: one at a time, in processes of their own, and none is lost."""
 
-import json
 import os
 import signal
 import subprocess
@@ -230,7 +229,4 @@ def test_progress_is_read_from_a_file_that_grows(tmp_path):
     )
     found = progress(tmp_path)
     assert (found.step, found.loss, found.metrics["val/loss"]) == (2, 1.5, 1.25)
-    assert found.share == 0
-    (tmp_path / "summary.json").write_text(json.dumps({"planned_steps": 8}))
-    assert progress(tmp_path).share == 0.25
     assert [row["step"] for row in rows(path, after=1)] == [1, 2]
