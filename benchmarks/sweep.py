@@ -1,14 +1,15 @@
 """A 3 x 3 sweep against the nine runs that it consists of, each with a command of its own.
 
-    python benchmarks/sweep.py [--together K] [--alone 3] [--pruner NAME] [--json FILE]
-        [KEY=VALUE ...]
+    python benchmarks/sweep.py [--together K] [--alone 3] [--pruner NAME] [--workers N]
+        [--json FILE] [KEY=VALUE ...]
 
 `python train.py -m lora.rank=8,16,32 optimizer.learning_rate=3e-4,1e-3,3e-3` on the embedded model
 with the default data, and everything else as it is by default (MLflow, evaluation before and after,
 figures), but for the arguments given. Caches (model, tokens, what frozen layers give) are warm for
 both: a run that is not counted comes first. --alone: with how many of the rates each rank is run by
 itself; nine runs then take as many times as long as these. --pruner: the same sweep once more, with
-hopeless trials stopped. Also: the seconds from each trial's end to the next
+hopeless trials stopped. --workers: once more by so many processes (joblib) with one thread each for
+their products. Also: the seconds from each trial's end to the next
 one's first step, and whether each trial's losses are those of its own command, to the bit.
 """
 
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--together", type=int, default=1)
     parser.add_argument("--alone", type=int, default=len(RATES), choices=(1, 2, 3))
     parser.add_argument("--pruner")
+    parser.add_argument("--workers", type=int)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_args()
     about = measuring.machine()
@@ -102,6 +104,14 @@ def main() -> None:
         if options.pruner:
             more = [f"sweep.pruner={options.pruner}", *options.overrides]
             swept[f"one sweep, {options.pruner}"] = sweep(place, "pruned", *more)
+        if options.workers:
+            more = [
+                "hydra/launcher=joblib",
+                f"hydra.launcher.n_jobs={options.workers}",
+                "threads=1",
+            ]
+            name = f"one sweep, {options.workers} workers"
+            swept[name] = sweep(place, "workers", *more, *options.overrides)
         singles, same = alone(place, options.alone, options.overrides)
     nine = sum(singles) * len(RATES) / options.alone
     lines = [["nine runs", f"{nine:.0f}", "1.00"]]

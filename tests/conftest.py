@@ -67,7 +67,7 @@ def _quick_figures(request, monkeypatch):
 @pytest.fixture
 def no_estimate(monkeypatch):
     """For sweeps whose trials are stand-ins, without a model."""
-    monkeypatch.setattr("mlx_ft.sweeper.sweep.said_of_work", lambda *_: "")
+    monkeypatch.setattr("mlx_ft.sweeper.running.said_of_work", lambda *_: "")
 
 
 @pytest.fixture(autouse=True)

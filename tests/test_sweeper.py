@@ -443,7 +443,7 @@ def test_no_trial_begins_after_its_hours(world, monkeypatch, capsys):
     again = ["-m", "lora.rank=8,16,32", "sweep.max_hours=1"]
     with monkeypatch.context() as patch:
         clock = iter([0.0, 100.0, 3700.0, 3800.0])  # the sweep's, then each trial's
-        patch.setattr("mlx_ft.sweeper.sweep.time.time", lambda: next(clock))
+        patch.setattr("mlx_ft.sweeper.running.time.time", lambda: next(clock))
         assert main(again) == 1
     assert len(world.calls) == 1
     assert "rank=16: sweep.max_hours is over" in capsys.readouterr().out

@@ -292,7 +292,7 @@ def test_the_hours_end_a_search_and_the_next_night_goes_on(bowl, monkeypatch, ca
     given = ("sweep.trials=4", "sweep.max_hours=1", "sweep.pruner=none")
     with monkeypatch.context() as patch:
         clock = iter([0.0, 100.0, 200.0, 3700.0, 3800.0])  # the sweep's, then each trial's
-        patch.setattr("mlx_ft.sweeper.sweep.time.time", lambda: next(clock))
+        patch.setattr("mlx_ft.sweeper.running.time.time", lambda: next(clock))
         assert main(argv(*given)) == 1
     assert [row["status"] for row in rows(bowl)] == ["FINISHED", "FINISHED", "NOT RUN"]
     assert "sweep.max_hours is over" in capsys.readouterr().out
