@@ -1,8 +1,8 @@
 """float32 products of MLX in a process of ours, of NumPy, and of MLX as installed (Linux CPU).
 
-    python benchmarks/blas.py [--size 2048] [--require 0.8]
+    python benchmarks/blas.py [--size 2048] [--require SHARE]
 
-Exits 1 when ours reaches less than `--require` of NumPy's GFLOP/s.
+With --require, exits 1 when ours reaches less than that share of NumPy's GFLOP/s.
 """
 
 import argparse

@@ -141,7 +141,7 @@ def _lines(found: dict[str, Any], ahead: Outlook) -> Iterator[str]:
         f"{_checkpointed(now)}"
     )
     yield ""
-    yield from _table(memory, now.weight_bits, now.moments)
+    yield from _table(memory, now.weight_bits, now.moments, now.offloaded)
     if work.longest is not None:
         yield f"with the longest row of your data ({work.longest} tokens): " \
               f"{_gb(found['longest_row'])}"  # fmt: skip
@@ -167,7 +167,9 @@ def _checkpointed(now: Estimate) -> str:
         f", {now.checkpointed} layers checkpointed")  # fmt: skip
 
 
-def _table(memory: dict[str, int], weight_bits: float, moments: int) -> Iterator[str]:
+def _table(
+    memory: dict[str, int], weight_bits: float, moments: int, offloaded: bool
+) -> Iterator[str]:
     rows = [
         ("weights", memory["weights"], f"{weight_bits:.2f} bits each"),
         ("adapter", memory["adapter"] + memory["best adapter"], "and its best copy, float32"),
@@ -181,7 +183,11 @@ def _table(memory: dict[str, int], weight_bits: float, moments: int) -> Iterator
         later = "" if name == largest else "; not at the peak"
         rows.append((name, memory[name], about + later))
     yield from (f"{name:<20}{_gb(size):>10}   {about}" for name, size, about in rows)
-    yield f"{'peak of MLX':<20}{_gb(memory['mlx_peak']):>10}"
+    step = sum(size for name, size, _ in rows[:5]) + memory[largest]
+    # What is offloaded is there as long as a row's first activations are computed.
+    new = "   when a row is new: with all of the weights" if offloaded else ""
+    is_new = memory["mlx_peak"] > step
+    yield f"{'peak of MLX':<20}{_gb(memory['mlx_peak']):>10}{new if is_new else ''}"
     yield f"{'caches, process':<20}{_gb(memory['beside']):>10}   MLX's buffers for reuse; Python"
     yield f"{'all together':<20}{_gb(memory['total']):>10}"
 

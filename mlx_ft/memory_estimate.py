@@ -145,6 +145,11 @@ class Estimate:
         """What the forward and backward pass of (rows, columns) tokens need beside `held`."""
         return self.needs([columns] * rows, filled(targets)).peak
 
+    def most(self, rows: int, columns: int, targets: int) -> int:
+        """At any time: in a step, or when a row is new and the whole base is there for it."""
+        whole = replace(self, offloaded=False).held()
+        return max(self.held() + self.step(rows, columns, targets), whole)
+
     def peak(self, needs: Needs, *, summed: bool) -> int:
         """MLX's, of a step with these needs.
 
@@ -271,18 +276,18 @@ def knobs(
     now: Estimate, rows: int, columns: int, targets: int, *, device: str, packed: bool
 ) -> list[Knob]:
     """As `advice`, for a micro-batch of so many rows. targets: of all of it."""
-    before = now.held() + now.step(rows, columns, targets)
+    before = now.most(rows, columns, targets)
     half = max(1, columns // 2), math.ceil(targets / 2)
     found = [
-        (before - now.held() - now.step(rows, *half),
+        (before - now.most(rows, *half),
          f"memory_profile.max_seq_length={half[0]}", "see data.overlong for longer rows")
     ]  # fmt: skip
     if rows > 1:
-        after = now.held() + now.step(rows // 2, columns, math.ceil(targets / 2))
+        after = now.most(rows // 2, columns, math.ceil(targets / 2))
         setting = f"memory_profile.micro_batch_size={rows // 2}"
-        found += [(before - after, setting, "with twice the accumulation the same result")]
+        found += [(before - after, setting, "with twice the accumulation as many rows a step")]
     found += [
-        (before - job.held() - job.step(rows, columns, targets), setting, costs)
+        (before - job.most(rows, columns, targets), setting, costs)
         for job, setting, costs in _changes(now, device, packed)
     ]
     worth = [Knob(setting, size, costs) for size, setting, costs in found

@@ -255,3 +255,17 @@ def test_an_estimate_for_a_mac_counts_as_a_mac_does(monkeypatch):
     assert peak("m4_24gb") > 1.1 * here
     monkeypatch.setattr(runtime, "scalar_exponentials", lambda: False)
     assert peak("cpu") == peak("m4_24gb") > here
+
+
+def test_offloading_saves_no_more_than_a_new_row_leaves():
+    """A new row needs all of the base at once, whatever a step does without."""
+    job = replace(MISTRAL, weight_bits=4.5, checkpointed=1, adapted=1, rank=1, trainable=10**5,
+                  below=int(0.9 * MISTRAL.parameters))  # fmt: skip
+    row = job.needs([512], 256)
+    after = replace(job, offloaded=True)
+    told = savings(advice(job, 512, 250, device="metal"))["train.offload_frozen"]
+    before, whole = job.peak(row, summed=True), job.held()
+    assert after.peak(row, summed=True) == whole  # not the step, which has a tenth of the base
+    assert told == pytest.approx((before - whole) / GIB, rel=0.1)
+    # What the step takes does not matter any more: shorter rows save nothing.
+    assert "max_seq_length" not in "".join(advice(after, 512, 250, device="metal"))

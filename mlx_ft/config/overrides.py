@@ -154,8 +154,8 @@ def _value_faults(
         return
     if override.is_sweep_override() and not multirun:
         yield (
-            "several values make a sweep. Add -m to run all of them, or write a list as "
-            f"{key}=[a,b]"
+            "several values make a sweep. Add -m to `train` to run all of them (with "
+            f"sweep.dry_run=true only to see them), or write a list as {key}=[a,b]"
         )
     try:
         values = _values(override, groups)
