@@ -29,6 +29,23 @@ echo "mistral-common tokenizes again: the committed ids, and its whole vocabular
 "$mistral/bin/python" tests/peers/mistral_vectors.py "$full/mistral.json" --full
 MLX_FT_MISTRAL_VECTORS="$full/mistral.json" python3 -m uv run pytest tests/data/test_mask_system.py
 
+echo "exports, read by PEFT on torch and by llama.cpp"
+llama="${MLX_FT_PEERS_ENV:-$HOME/.cache/mlx-ft-peers}/llama"
+if ! cmp --quiet tests/peers/llama_cpp/package.json "$llama/installed.json"; then
+    rm -rf "$llama"
+    mkdir -p "$llama"
+    cp tests/peers/llama_cpp/package.json "$llama/"
+    (cd "$llama" && npm install --omit=optional --ignore-scripts --no-audit --no-fund --silent)
+    cp tests/peers/llama_cpp/package.json "$llama/installed.json"
+fi
+cp tests/peers/llama_cpp/run.js "$llama/"
+exports=$(mktemp -d)
+trap 'rm -rf "$vectors" "$full" "$exports"' EXIT
+PYTHONPATH=. python3 -m uv run python tests/peers/make_exports.py "$exports"
+"$environment/bin/python" -W ignore tests/peers/check_peft_export.py "$exports"
+node "$llama/run.js" "$exports"
+python3 -m uv run python tests/peers/check_llama_cpp.py "$exports"
+
 echo "ours against them"
 MLX_FT_PEER_VECTORS="$vectors" python3 -m uv run pytest -s tests/peers
 

@@ -1,6 +1,6 @@
 """Fine-tune language models with MLX as experiments: configured, repeatable, compared."""
 
-from mlx_ft.api import Evaluation, Tuned, evaluate, generate, load, train
+from mlx_ft.api import Comparison, Evaluation, Tuned, compare, evaluate, generate, load, train
 from mlx_ft.errors import (
     AdapterError,
     ConfigError,
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AdapterError",
+    "Comparison",
     "ConfigError",
     "DataError",
     "Evaluation",
@@ -28,6 +29,7 @@ __all__ = [
     "Tuned",
     "UserError",
     "__version__",
+    "compare",
     "evaluate",
     "generate",
     "load",

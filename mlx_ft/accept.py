@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft import compute, evaluation, lora, memory, memory_guard, memory_plan, runtime
+from mlx_ft import compute, evaluation, initial, lora, memory, memory_guard, memory_plan, runtime
 from mlx_ft.config.schema import Config
 from mlx_ft.data import build, sources
 from mlx_ft.data.prepare import Dataset, prepare
@@ -40,6 +40,7 @@ class Accepted:
     vocabulary: int | None  # rows of the model's embedding
     forward: Forward
     shared: Shared | None = None  # with the runs before and after in this process
+    start: initial.Start | None = None  # the adapter that it begins with, if not a new one
 
 
 def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = None) -> Accepted:
@@ -70,6 +71,8 @@ def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = No
     resolved = _resolve_max_tokens(resolved, dataset.longest_answer() if ready.metric else None)
     mx.random.seed(config.seed)  # the adapter's A: a function of the seed alone
     adapter = lora.attach(loaded.model, config.lora)
+    if ready.start is not None:
+        initial.put(loaded.model, ready.start)
     checkpoint_layers(loaded.model, count(profile.grad_checkpoint, adapter.num_layers))
     forward = forward_of(loaded.model)
     resolved, forward = compute.choose(resolved, ready.device, forward, loaded)
@@ -85,7 +88,7 @@ def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = No
     shown = _record_choices(public, resolved)
     return Accepted(
         resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary, forward,
-        shared,
+        shared, ready.start,
     )  # fmt: skip
 
 
@@ -99,6 +102,7 @@ class Inputs:
     tokenizer: Deferred[Any]
     dataset: Dataset
     metric: Metric | None
+    start: initial.Start | None
 
 
 def prepare_inputs(config: Config) -> Inputs:
@@ -107,6 +111,7 @@ def prepare_inputs(config: Config) -> Inputs:
     Raises UserError kinds.
     """
     metric = evaluation.build_judge(config.data)
+    start = initial.find(config.lora)
     found = sources.find(config.data)  # a missing file is told before a model is fetched
     device = runtime.select_device(config.device)
     resolved = memory.resolve(config, device)
@@ -119,7 +124,7 @@ def prepare_inputs(config: Config) -> Inputs:
     dataset = prepare(config.data, tokenizer, length, config.seed, cache_dir, found=found)
     if metric is not None:
         check_references(metric, sample(dataset.test, config.eval.task_rows))
-    return Inputs(resolved, device, located, tokenizer, dataset, metric)
+    return Inputs(resolved, device, located, tokenizer, dataset, metric, start)
 
 
 def _check_vocabulary(model: nn.Module, dataset: Dataset) -> int | None:

@@ -1,7 +1,8 @@
-"""mlx-ft from Python: `train`, `evaluate` and `generate`, for notebooks and scripts."""
+"""mlx-ft from Python: `train`, `evaluate`, `compare`, `generate`, for notebooks and scripts."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft.errors import ConfigError
+from mlx_ft.verdicts import Comparison, Evaluation
 
 if TYPE_CHECKING:
+    from mlx_ft.assessment import MetricName
     from mlx_ft.data.rows import Message
-    from mlx_ft.evaluation import Answer
+    from mlx_ft.models.load import Located
     from mlx_ft.saved import SavedRun
     from mlx_ft.session import RunResult
 
@@ -46,40 +49,42 @@ def train(
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Figures of a saved adapter. loss: nats per target token; accuracy: None without a metric."""
-
-    loss: float | None
-    perplexity: float | None
-    accuracy: float | None
-    answers: list[Answer]
-
-
-@dataclass(frozen=True)
 class Tuned:
-    """A run's model. adapted: with the run's adapter on it, rather than the base alone."""
+    """A run's model. adapted: with the run's adapter on it, rather than the base alone.
+
+    located: the base, on this machine.
+    """
 
     model: Any
     tokenizer: Any
     run: SavedRun
     adapted: bool = True
+    located: Located | None = None
 
 
-def load(run: str | Path | SavedRun | Tuned | None = None, *, adapter: bool = True) -> Tuned:
+def load(
+    run: str | Path | SavedRun | Tuned | None = None,
+    *,
+    adapter: bool = True,
+    model: str | None = None,
+) -> Tuned:
     """The base model of a run with its adapter on.
 
-    run: a run folder or a run's id; None is the newest run under `outputs/`. adapter=False
-    leaves the base as it is. Something loaded already is returned as it is, so that other
-    functions take it too; ConfigError when it is not what `adapter` asks for. Raises
-    AdapterError, ModelError.
+    run: a run folder, a run's id, `models:/NAME/VERSION`, or an adapter's folder; None is the
+    newest run under `outputs/`. adapter=False leaves the base as it is. model: the base, by recipe
+    or as `model.path` takes it; None: the one that run or adapter name. Something loaded already is
+    returned as it is, so that other functions take it too; ConfigError when it is not what
+    `adapter` asks for, or a base is named besides. Raises AdapterError, ModelError.
     """
+    if model is not None and not isinstance(run, (str, Path, type(None))):
+        raise ConfigError(f"model={model!r} is for a run that is yet to be found; this one has one")
     if isinstance(run, Tuned):
         return _as_wanted(run, adapter)
     from mlx_ft import runtime
     from mlx_ft.saved import SavedRun, find_run
 
-    found = run if isinstance(run, SavedRun) else find_run(run)
-    logger.info("run %s", found.title)
+    found = run if isinstance(run, SavedRun) else find_run(run, model=model)
+    logger.info("%s %s", "run" if not found.is_alone else "using", found.title)
     cache_dir = Path(found.config.paths.cache_dir).expanduser()
     runtime.prepare(found.config.threads, cache_dir)
     from mlx_ft import lora, memory
@@ -88,8 +93,11 @@ def load(run: str | Path | SavedRun | Tuned | None = None, *, adapter: bool = Tr
 
     device = runtime.select_device(found.config.device)
     config = memory.resolve(found.config, device)
+    located = models.locate(config.model, cache_dir)
+    if adapter:
+        _check_base(found, located)
     loaded = models.load(
-        models.locate(config.model, cache_dir),
+        located,
         config.model,
         compute_dtype=config.memory_profile.compute_dtype,
         dequantize=bool(config.model.dequantize),
@@ -98,7 +106,17 @@ def load(run: str | Path | SavedRun | Tuned | None = None, *, adapter: bool = Tr
     if adapter:
         lora.load(loaded.model, found.adapter)
     loaded.model.eval()
-    return Tuned(loaded.model, loaded.tokenizer, found, adapted=adapter)
+    found = replace(found, config=config)
+    return Tuned(loaded.model, loaded.tokenizer, found, adapted=adapter, located=located)
+
+
+def _check_base(run: SavedRun, located: Located) -> None:
+    from mlx_ft import adapter_folder
+    from mlx_ft.models.load import weights_digest
+
+    if adapter_folder.is_adapter(run.adapter):  # else loading it says what is missing
+        weights = weights_digest(located)
+        adapter_folder.check_base(run.adapter, weights, insisted=run.base_given)
 
 
 def _as_wanted(tuned: Tuned, adapter: bool) -> Tuned:
@@ -111,45 +129,84 @@ def _as_wanted(tuned: Tuned, adapter: bool) -> Tuned:
     )
 
 
-def evaluate(run: str | Path | SavedRun | Tuned | None = None, *, base: bool = False) -> Evaluation:
-    """The run's validation loss and task accuracy again, from the saved adapter alone.
+def evaluate(
+    run: str | Path | SavedRun | Tuned | None = None,
+    *,
+    base: bool = False,
+    model: str | None = None,
+    data: str | None = None,
+    metrics: Sequence[MetricName] | None = None,
+    database: str | None = None,
+    limit: int | None = None,
+    max_tokens: int | None = None,
+) -> Evaluation:
+    """The run's validation loss and the scores of its answers, from the saved adapter alone.
 
-    run: as for `load`. base=True judges the base model without the adapter; ConfigError when
-    `run` is loaded already and the other one.
+    run, model: as for `load`. base=True judges the base model without the adapter; ConfigError
+    when `run` is loaded already and the other one. data: rows to judge on, as `data.path` takes
+    them; None: the run's own. metrics: names, or functions (prediction, reference, fields) -> bool
+    or number; None: the run's. database: for `sql_execution`. limit: rows used at most.
+    max_tokens: of an answer; None: what the longest expected answer needs. Raises ConfigError,
+    DataError, AdapterError, ModelError.
     """
-    tuned = load(run, adapter=not base)
-    from mlx_ft import evaluation
-    from mlx_ft.data import batch as batching
-    from mlx_ft.data.arrays import pad_id
-    from mlx_ft.data.prepare import prepare
-    from mlx_ft.data.sample import sample
+    tuned = load(run, adapter=not base, model=model)
+    from mlx_ft import assessment
 
-    config = tuned.run.config
-    metric = evaluation.build_judge(config.data)
-    dataset = prepare(
-        replace(config.data, template=tuned.tokenizer.chat_template),
-        tuned.tokenizer,
-        config.memory_profile.max_seq_length,
-        config.seed,
-        Path(config.paths.cache_dir),
-    )
-    valid = sample(dataset.valid, config.eval.max_rows)
-    result = None
-    if valid:
-        batches = batching.sequential(valid, config.eval.batch_size, pad_id(tuned.tokenizer))
-        result = evaluation.validation_loss(tuned.model, batches)
-    rows = sample(dataset.test, config.eval.task_rows) if metric else ()
-    judged = (
-        list(evaluation.answers(tuned.model, tuned.tokenizer, rows, metric, config.eval))
-        if metric and rows
-        else []
-    )
-    return Evaluation(
-        result.loss if result else None,
-        result.perplexity if result else None,
-        evaluation.accuracy(judged) if judged else None,
-        judged,
-    )
+    task = assessment.task(
+        tuned.run.config, data=data, metrics=metrics, database=database, limit=limit,
+        max_tokens=max_tokens,
+    )  # fmt: skip
+    return task.judge(tuned.model, tuned.tokenizer)
+
+
+def compare(
+    run: str | Path | SavedRun | Tuned | None = None,
+    against: str | Path | SavedRun = "base",
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    metrics: Sequence[MetricName] | None = None,
+    database: str | None = None,
+    limit: int | None = None,
+    max_tokens: int | None = None,
+) -> Comparison:
+    """A run's model and another one judged on the same rows: those of `run`, or `data`.
+
+    against: `base` (of `run`), or a run as for `load`; it is the first of the two. The others: as
+    for `evaluate`. One model at a time is in memory. Raises what `evaluate` raises.
+    """
+    from mlx_ft.saved import SavedRun, find_run
+
+    other = None
+    if against != "base":  # not after minutes
+        other = against if isinstance(against, SavedRun) else find_run(against)
+    given = isinstance(run, Tuned)
+    tuned = load(run, model=model)
+    import mlx.core as mx
+
+    from mlx_ft import assessment, lora
+
+    saved = tuned.run
+    task = assessment.task(
+        saved.config, data=data, metrics=metrics, database=database, limit=limit,
+        max_tokens=max_tokens,
+    )  # fmt: skip
+    second = task.judge(tuned.model, tuned.tokenizer)
+    if other is None:
+        lora.detach(tuned.model)
+        try:
+            first = task.judge(tuned.model, tuned.tokenizer)
+        finally:
+            if given:
+                lora.load(tuned.model, saved.adapter)
+                tuned.model.eval()
+        return Comparison.of(("base", saved.name), first, second)
+    del tuned  # two might not fit into memory
+    gc.collect()
+    mx.clear_cache()
+    untried = load(other)
+    first = task.judge(untried.model, untried.tokenizer)
+    return Comparison.of((other.name, saved.name), first, second)
 
 
 def generate(
@@ -157,6 +214,7 @@ def generate(
     run: str | Path | SavedRun | Tuned | None = None,
     *,
     base: bool = False,
+    model: str | None = None,
     system: str | None = None,
     max_tokens: int = 256,
     temperature: float = 0.0,
@@ -168,7 +226,7 @@ def generate(
     prompt: a question, or chat messages with "role" and "content". system: the system message
     to a question; None takes the one that the run was trained with, if all rows share it.
     max_tokens: at least 1. temperature: at least 0, which is greedy. top_p: above 0, at most 1.
-    seed: 0 to 2**64 - 1. run, base: as for `evaluate`. Raises ConfigError, AdapterError,
+    seed: 0 to 2**64 - 1. run, base, model: as for `evaluate`. Raises ConfigError, AdapterError,
     ModelError, all before anything is generated.
     """
     from mlx_ft.engine.request import Sampling
@@ -176,7 +234,7 @@ def generate(
     sampling = Sampling(max_tokens, temperature, top_p, seed=seed)
     if faults := sampling.faults() + _prompt_faults(prompt):
         raise ConfigError("No answer can be generated:", faults)
-    tuned = load(run, adapter=not base)
+    tuned = load(run, adapter=not base, model=model)
     from mlx_ft.data.chat import generation_prompt
     from mlx_ft.generation import stream
 

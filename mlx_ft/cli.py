@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_ft import __version__, cli_data, cli_estimate, cli_help, cli_report, cli_runs, cli_tracking
+from mlx_ft import (
+    __version__,
+    cli_chat,
+    cli_data,
+    cli_estimate,
+    cli_evaluate,
+    cli_export,
+    cli_generate,
+    cli_help,
+    cli_report,
+    cli_runs,
+    cli_serve,
+    cli_tracking,
+)
 from mlx_ft.config import quoted
 from mlx_ft.config.screen import fit
 from mlx_ft.errors import MlxFtError, UserError
@@ -21,8 +32,6 @@ from mlx_ft.interrupt import die_quietly
 from mlx_ft.runtime import default_output_dir
 
 if TYPE_CHECKING:
-    from mlx_ft.saved import SavedRun
-
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -81,8 +90,9 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands.add_parser("train", help="train an adapter; key=value arguments, see train --help")
     _add_quick(commands)
     _add_resume(commands)
-    _add_generate(commands)
-    _add_evaluate(commands)
+    cli_generate.add_commands(commands)
+    cli_chat.add_commands(commands)
+    cli_evaluate.add_commands(commands)
     cli_data.add_commands(commands, given)
     cli_estimate.add_commands(commands)
     _add_models(commands)
@@ -91,9 +101,8 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     doctor.set_defaults(command=_doctor)
     _add_ui(commands)
-    cli_tracking.add_commands(commands)
-    cli_runs.add_commands(commands)
-    cli_report.add_commands(commands)
+    for part in (cli_tracking, cli_runs, cli_report, cli_export, cli_serve):
+        part.add_commands(commands)
     return parser
 
 
@@ -161,34 +170,6 @@ def _add_resume(commands: Commands) -> None:
     parser.set_defaults(command=_resume)
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--run", metavar="RUN", help="run folder or run id; default: the newest in outputs"
-    )
-    parser.add_argument("--base", action="store_true", help="the base model, without the adapter")
-
-
-def _add_generate(commands: Commands) -> None:
-    text = "answer a question with a run's model"
-    parser = cli_help.add(commands, "generate", text, cli_help.GENERATE)
-    _add_run(parser)
-    parser.add_argument("question", help="`-` reads it from standard input")
-    parser.add_argument("--system", help="system message; default: the one of the training rows")
-    parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int)
-    parser.set_defaults(command=_generate)
-
-
-def _add_evaluate(commands: Commands) -> None:
-    text = "a run's figures again, from its saved adapter alone"
-    parser = cli_help.add(commands, "evaluate", text, cli_help.EVALUATE)
-    _add_run(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object with answers")
-    parser.set_defaults(command=_evaluate)
-
-
 def _add_models(commands: Commands) -> None:
     text = f"what is on disk, and what can be had: {' | '.join(cli_help.MODEL_ACTIONS)}"
     parser = cli_help.add(commands, "models", text, cli_help.MODELS)
@@ -226,56 +207,6 @@ def _resume(args: argparse.Namespace) -> int:
     if said := target.go_where_it_began(found):
         print(said, file=sys.stderr)
     return train([*arguments, *overrides])
-
-
-def _found(args: argparse.Namespace) -> SavedRun:
-    """The run, with what is said about it going to stderr."""
-    from mlx_ft import runtime, saved
-
-    run = saved.find_run(args.run)
-    runtime.prepare(run.config.threads, Path(run.config.paths.cache_dir).expanduser())
-    from mlx_ft.console import configure_logging  # imports MLX
-
-    configure_logging("info")
-    return run
-
-
-def _generate(args: argparse.Namespace) -> int:
-    from mlx_ft import api
-
-    question = sys.stdin.read().strip() if args.question == "-" else args.question
-    for text in api.generate(
-        question,
-        _found(args),
-        base=args.base,
-        system=args.system,
-        max_tokens=args.max_tokens,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-    ):
-        print(text, end="", flush=True)
-    print()
-    return 0
-
-
-def _evaluate(args: argparse.Namespace) -> int:
-    from mlx_ft import api
-
-    result = api.evaluate(_found(args), base=args.base)
-    if args.json:
-        print(json.dumps(asdict(result), ensure_ascii=False))
-        return 0
-    for name, value, form in (
-        ("validation loss", result.loss, "{:.4f}"),
-        ("perplexity", result.perplexity, "{:.3f}"),
-        ("task accuracy", result.accuracy, "{:.1%}"),
-    ):
-        print(f"{name:<16} {'-' if value is None else form.format(value)}")
-    if result.answers:
-        right = sum(answer.correct for answer in result.answers)
-        print(f"{'right answers':<16} {right} of {len(result.answers)}")
-    return 0
 
 
 def _models(args: argparse.Namespace) -> int:

@@ -14,7 +14,8 @@ examples:
   mlx-ft train lora.rank=32              train; the same as python train.py lora.rank=32
   mlx-ft quick org/model my_rows.jsonl   the shortest way to a run on your own model and data
   mlx-ft generate "How big is Chad?"     ask the newest run's model
-  mlx-ft evaluate --run outputs/runs/X   its figures again, from the saved adapter alone
+  mlx-ft chat                            talk to it; /compare shows the base beside it
+  mlx-ft evaluate --against base         its figures again, beside those of the base
   mlx-ft ui                              look at all runs in MLflow
 
 exit codes: 0 done, 1 failed while running, 2 a mistake in what was given, 130 and 143 interrupted.
@@ -41,16 +42,51 @@ examples:
   mlx-ft generate "Which countries border Chad?"           the newest run's model
   mlx-ft generate --base "Which countries border Chad?"    without what it learned
   mlx-ft generate --run outputs/runs/X - < question.txt
+  mlx-ft generate --run my/adapter --model embedded "..."  an adapter without its run
+"""
+CHAT = """\
+Lines that begin with / are commands: /adapter RUN or base, /compare, /system TEXT, /undo, /new,
+/save FILE.jsonl, /help, /quit. Ctrl-C stops an answer, Ctrl-D ends the chat. Questions from a file
+or pipe, one a line, are answered one after the other; the exit code is 1 if one could not be.
+
+examples:
+  mlx-ft chat                                              the newest run's model
+  mlx-ft chat --run models:/NAME@ALIAS --temperature 0.7
+  mlx-ft chat --run my/adapter --model embedded < questions.txt
 """
 EVALUATE = """\
 Loads the base model, puts the adapter on, and measures validation loss and the answers to the
-test questions as the training did at its end. Writes nothing.
+test questions as the training did at its end; or on other rows, by other metrics, beside another
+model. Each metric comes with its 95% interval, a difference also with its p. Writes nothing but
+what --csv and --log ask for.
 
 examples:
-  mlx-ft evaluate                                          the newest run
-  mlx-ft evaluate --run outputs/runs/X --json
-  mlx-ft evaluate --base                                   the base model, to compare
+  mlx-ft evaluate                                          the newest run, on its own test rows
+  mlx-ft evaluate --against base                           what it has learned, and what it lost
+  mlx-ft evaluate --run outputs/runs/X --against outputs/runs/Y --log
+  mlx-ft evaluate --data rows.jsonl --metric normalised_match --metric contains --csv answers.csv
+  mlx-ft evaluate --data rows.jsonl --metric-from my_metrics.py:score
+  mlx-ft evaluate --base                                   the base model alone
+  mlx-ft evaluate --tasks arc_easy,hellaswag --rows 100 --against base
 """
+# Of each option its value's name and its help.
+EVALUATE_OPTIONS = {
+    "against": ("base|RUN", "judge the base, or another run's model, on the same rows, too"),
+    "data": ("FILE", "rows to judge on, as data.path takes them; default: the run's own"),
+    "metric": ("NAME", "exact_match, normalised_match, contains, contains_answer, json_valid, "
+                       "sql_execution or python_tests; may be repeated; default: the run's"),
+    "metric_from": ("FILE.py:FUNCTION", "a function (prediction, reference, fields) -> bool or "
+                                        "number of your own; the file's code is run"),
+    "database": ("NAME", "of sql_execution: builtin:NAME or an SQLite file; default: the run's"),
+    "rows": ("N", "rows used at most; with --tasks, questions of each"),
+    "max_tokens": ("N", "of an answer; default: a quarter more than the longest expected one"),
+    "show": ("N", "answers shown for which two models differ; default: 6"),
+    "json": (None, "print one JSON object, with all answers"),
+    "csv": ("FILE.csv", "write a line for each answer"),
+    "log": (None, "log the figures to the run in MLflow; to a new one if it was not tracked"),
+    "tasks": ("NAME,...", "standard tasks of lm-eval, which downloads them (extra: lm-eval)"),
+    "shots": ("N", "examples in a prompt of --tasks; default: the task's"),
+}  # fmt: skip
 MODELS = """\
 examples:
   mlx-ft models list
@@ -144,9 +180,59 @@ examples:
   mlx-ft report outputs/runs/A outputs/runs/B 7955e3cb     runs, by folder or MLflow's id
   mlx-ft report --query "metrics.val_loss_after < 0.4 and params.`lora.rank` = '16'"
 """
+FUSE = """\
+The adapter is worked into its base, which is dequantized first: rounding to 4 bits again loses most
+of a small update. What was written is read back and held against base and adapter as they were
+trained, on validation rows of the run: the loss, and the largest difference of logits. Past the
+tolerance nothing is written.
+
+examples:
+  mlx-ft fuse --out fused                                  the newest run
+  mlx-ft fuse outputs/runs/X --out fused_8 --quantize 8
+  mlx_lm.generate --model fused --prompt "Which countries border Chad?"
+"""
+EXPORT = """\
+targets:
+  peft     the adapter, for PEFT and whatever reads its files
+  mlx      the adapter, for mlx_lm.generate --adapter-path
+  hf       base and adapter as one model, for transformers
+  gguf     the same in one file, for llama.cpp and LM Studio (needs mlx-ft[gguf])
+  ollama   a GGUF file and its Modelfile (needs mlx-ft[gguf])
+
+A folder gets a model card, README.md: what the run's records say, and nothing else.
+
+examples:
+  mlx-ft export --to peft --out adapter_for_peft           the newest run
+  mlx-ft export outputs/runs/X --to gguf --out model.gguf --dtype q8_0
+  mlx-ft export --to ollama --out assistant && cd assistant && ollama create me -f Modelfile
+
+All about it: docs/export.md
+"""
+IMPORT = """\
+Names, shapes and values are held against the base model, whose weights are not read; what our files
+cannot say (DoRA, ranks of some projections, other trained modules) is refused, all of it at once.
+
+examples:
+  mlx-ft import their_adapter --out mine
+  mlx-ft import their_adapter --out mine --model embedded
+  mlx-ft export mine --to gguf --out mine.gguf             use it, or go on with it as it says
+"""
 DIFF = """\
 examples:
   mlx-ft diff outputs/runs/X outputs/runs/Y
+"""
+SERVE = """\
+Answers at /v1/chat/completions and /v1/completions, for the base model and every adapter by its
+name, many in one batch; trains adapters from uploaded data, one job at a time, in a process of its
+own; all paths with examples: docs/serving.md, and /docs of the server itself.
+
+examples:
+  mlx-ft serve                                             the embedded model, on 127.0.0.1:8080
+  mlx-ft serve --adapter sql=outputs/runs/X --port 8000    and a run of yours, as `sql`
+  mlx-ft serve --host 0.0.0.0 --api-key-file keys.txt --allow-host box.lan
+
+A signal ends it: answers that have begun come to their end, a job that runs saves itself and can
+go on. Exit codes: 0 after Ctrl-C, 143 after SIGTERM.
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,15 @@ def answers(
     config: EvalConfig,
 ) -> Iterator[Answer]:
     """Yield the judged greedy answer to each conversation's last assistant turn."""
+    given = cases(model, tokenizer, conversations, config)
+    for conversation, (case, correct) in zip(conversations, judge_all(metric, given), strict=True):
+        yield answer_of(conversation, case, correct=bool(correct))
+
+
+def cases(
+    model: nn.Module, tokenizer: Any, conversations: Sequence[Conversation], config: EvalConfig
+) -> Iterator[Case]:
+    """Yield what a metric is to judge: the greedy answer to each conversation's last turn."""
     prompts = [prompt_tokens(conversation, tokenizer) for conversation in conversations]
     predictions = generation.batch(
         model,
@@ -90,19 +99,17 @@ def answers(
         max_tokens=config.max_tokens,
         batch_size=config.generation_batch_size,
     )
-    cases = (
-        Case(prediction, conversation.messages[-1].content, conversation.record.fields)
-        for conversation, prediction in zip(conversations, predictions, strict=True)
-    )
-    for conversation, (case, correct) in zip(conversations, judge_all(metric, cases), strict=True):
-        before = conversation.messages[:-1]
-        question = before[-1].content if before else ""
-        yield Answer(question, case.reference, case.prediction, correct, _kind(case.fields))
+    for conversation, prediction in zip(conversations, predictions, strict=True):
+        yield Case(prediction, conversation.messages[-1].content, conversation.record.fields)
 
 
-def _kind(fields: Mapping[str, Any]) -> str | None:
-    kind = fields.get("kind")
-    return kind if isinstance(kind, str) else None
+def answer_of(conversation: Conversation, case: Case, *, correct: bool) -> Answer:
+    """The judged answer to a conversation."""
+    before = conversation.messages[:-1]
+    question = before[-1].content if before else ""
+    kind = case.fields.get("kind")
+    known = kind if isinstance(kind, str) else None
+    return Answer(question, case.reference, case.prediction, correct, known)
 
 
 def accuracy(judged: Sequence[Answer]) -> float:

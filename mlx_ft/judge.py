@@ -84,6 +84,7 @@ class Judge:
             "dataset": str(self.accepted.dataset.encoded.folder),
             "database": config.data.database,
             "packing": config.data.packing,
+            "init_from": None if self.accepted.start is None else self.accepted.start.digest,
             "frozen_cache": config.train.frozen_cache,
             "num_layers": config.lora.num_layers,
             "generation_batch_size": config.eval.generation_batch_size,

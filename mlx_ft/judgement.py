@@ -79,3 +79,18 @@ def sample_rows(before: Sequence[Answer], after: Sequence[Answer]) -> list[dict[
             }
         )
     return rows
+
+
+def final_figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of the adapter that was kept, which need not be the last step's."""
+    names = {
+        "final/val_loss": "val_loss_after",
+        "final/perplexity": "perplexity_after",
+        "final/accuracy": "accuracy_after",
+        "final/best_step": "best_step",
+        "final/skipped_steps": "skipped_steps",
+        "final/spikes": "spikes",
+        "final/rewinds": "rewinds",
+        "final/out_of_memory": "out_of_memory",
+    }
+    return {name: summary[key] for name, key in names.items() if summary[key] is not None}

@@ -246,7 +246,8 @@ def saved_files(
 
 def to_bytes(arrays: Mapping[str, mx.array]) -> bytes:
     """The arrays as a safetensors file."""
-    copies = {name: np.array(array) for name, array in arrays.items()}
+    # A view may have other strides, which safetensors would not look at.
+    copies = {name: np.array(array, order="C") for name, array in arrays.items()}
     return array_bytes(copies, metadata={"format": "mlx"})
 
 
@@ -296,16 +297,24 @@ def load(model: nn.Module, folder: Path) -> Adapter:
         weights = cast(dict[str, mx.array], mx.load(str(folder / WEIGHTS)))
     except RuntimeError as error:
         raise AdapterError(f"{folder / WEIGHTS} cannot be read: {error}") from None
-    _convert(model, adapter)
-    faults = _mismatches(parameters(model), weights)
-    if faults:
-        detach(model)
-        raise AdapterError(f"the adapter in {folder} does not fit this model", faults)
-    model.load_weights(list(weights.items()), strict=False)
+    put(model, adapter, weights, f"the adapter in {folder}")
     return adapter
 
 
-def _mismatches(expected: Mapping[str, mx.array], found: Mapping[str, mx.array]) -> list[str]:
+def put(model: nn.Module, adapter: Adapter, weights: Mapping[str, mx.array], name: str) -> None:
+    """Attach an adapter with these arrays to a bare `model`.
+
+    name: what it is called in an error. Raises AdapterError as `load` does.
+    """
+    _convert(model, adapter)
+    if faults := mismatches(parameters(model), weights):
+        detach(model)
+        raise AdapterError(f"{name} does not fit this model", faults)
+    model.load_weights(list(weights.items()), strict=False)
+
+
+def mismatches(expected: Mapping[str, mx.array], found: Mapping[str, mx.array]) -> list[str]:
+    """What of an adapter's arrays is missing, too much, of another shape, or not finite."""
     faults = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
     faults += [f"{name}: not part of this model" for name in sorted(found.keys() - expected.keys())]
     for name in sorted(expected.keys() & found.keys()):

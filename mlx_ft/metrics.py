@@ -9,14 +9,21 @@ import re
 import sqlite3
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from mlx_ft.code_tests.run import bad_tests, extract_code, run_tests
 from mlx_ft.errors import ConfigError
-from mlx_ft.words import says, texts_of
+from mlx_ft.metrics_text import (
+    NO_FIELDS,
+    Contains,
+    ContainsAnswer,
+    ExactMatch,
+    Fields,
+    JsonValid,
+    NormalisedMatch,
+)
 
 SqlValue = str | int | float | bytes | None
 SqlRow = tuple[SqlValue, ...]
@@ -34,8 +41,6 @@ DENIED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer"})
 # One step of the machine is not interrupted, so a single value must stay small.
 LIMITS = {sqlite3.SQLITE_LIMIT_LENGTH: 100_000, sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100}
 
-Fields = Mapping[str, Any]
-NO_FIELDS: Fields = MappingProxyType({})
 _FENCE = re.compile(r"```(?:sql(?:ite)?\b)?(.*?)(?:```)?", re.DOTALL | re.IGNORECASE)
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
@@ -49,8 +54,8 @@ class Case(NamedTuple):
     fields: Fields = NO_FIELDS
 
 
-class Metric(Protocol):
-    """Decides whether a prediction counts as right.
+class Scorer(Protocol):
+    """Says how good a prediction is.
 
     workers: how many judgements may go on at once, in threads; 1: only in the caller's own.
     """
@@ -58,59 +63,37 @@ class Metric(Protocol):
     name: str
     workers: int
 
-    def __call__(self, prediction: str, reference: str, fields: Fields = NO_FIELDS, /) -> bool:
-        """Whether the prediction is right, given the reference and the row's fields.
+    def __call__(
+        self, prediction: str, reference: str, fields: Fields = NO_FIELDS, /
+    ) -> bool | float:
+        """Whether the prediction is right, or how good it is, by the reference and the fields.
 
-        Raises ValueError when the reference or the fields cannot be judged by.
+        Raises ValueError when the reference or the row's fields cannot be judged by.
         """
         ...
 
 
-def judge_all(metric: Metric, cases: Iterable[Case]) -> Iterator[tuple[Case, bool]]:
+class Metric(Scorer, Protocol):
+    """Decides whether a prediction counts as right."""
+
+    def __call__(self, prediction: str, reference: str, fields: Fields = NO_FIELDS, /) -> bool:
+        """Whether the prediction is right."""
+        ...
+
+
+def judge_all(metric: Scorer, cases: Iterable[Case]) -> Iterator[tuple[Case, bool | float]]:
     """Each case with its verdict, in order; up to `metric.workers` are judged at once."""
     if metric.workers == 1:
         yield from ((case, metric(*case)) for case in cases)
         return
     with ThreadPoolExecutor(metric.workers) as pool:
-        pending: deque[tuple[Case, Future[bool]]] = deque()
+        pending: deque[tuple[Case, Future[bool | float]]] = deque()
         for case in cases:
             pending.append((case, pool.submit(metric, *case)))
             if len(pending) > metric.workers:
                 first, verdict = pending.popleft()
                 yield first, verdict.result()
         yield from ((case, verdict.result()) for case, verdict in pending)
-
-
-class ExactMatch:
-    """Right when both texts are the same but for whitespace."""
-
-    name = "exact_match"
-    workers = 1
-
-    def __call__(self, prediction: str, reference: str, _fields: Fields = NO_FIELDS, /) -> bool:
-        """Whether both texts consist of the same words."""
-        return prediction.split() == reference.split()
-
-
-class ContainsAnswer:
-    """Right when one of the row's accepted answers is in the prediction, as whole words.
-
-    The row's `answer` is a text or a list of texts; its `not`, if there is one, lists what the
-    prediction must not say. Case, accents and punctuation do not count.
-    """
-
-    name = "contains_answer"
-    workers = 1
-
-    def __call__(self, prediction: str, _reference: str, fields: Fields = NO_FIELDS, /) -> bool:
-        """Whether the prediction says an accepted answer, and nothing that it must not."""
-        accepted = texts_of(fields, "answer")
-        if not accepted:
-            raise ValueError("the row has no `answer`: a text, or a list of accepted texts")
-        refused = texts_of(fields, "not")
-        return any(says(prediction, answer) for answer in accepted) and not any(
-            says(prediction, answer) for answer in refused
-        )
 
 
 class PythonTests:
@@ -280,7 +263,10 @@ def build_metric(name: str, database: Callable[[], sqlite3.Connection] | None = 
     """
     simple: dict[str, Callable[[], Metric]] = {
         ExactMatch.name: ExactMatch,
+        NormalisedMatch.name: NormalisedMatch,
+        Contains.name: Contains,
         ContainsAnswer.name: ContainsAnswer,
+        JsonValid.name: JsonValid,
         PythonTests.name: PythonTests,
     }
     if name in simple:

@@ -51,7 +51,7 @@ def show_result(
     for reason in _not_measured(summary, config):
         console.print(f"- {reason}", highlight=False, markup=False, soft_wrap=True)
     if samples:
-        console.print(_side_by_side(samples, console.width))
+        console.print(side_by_side(samples, console.width))
     console.print()
     for line in lines:  # never wrapped: a command is copied whole
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -158,9 +158,16 @@ def _pair(summary: Mapping[str, Any], name: str, form: str) -> list[str]:
     return ["-" if value is None else form.format(value) for value in values]
 
 
-def _side_by_side(samples: Sequence[tuple[Answer | None, Answer]], width: int) -> Group:
-    """Short texts beside one another; others, which columns would shred, below one another."""
-    names = ("question", "expected", "before", "after")
+def side_by_side(
+    samples: Sequence[tuple[Answer | None, Answer]],
+    width: int,
+    models: tuple[str, str] = ("before", "after"),
+) -> Group:
+    """Short texts beside one another; others, which columns would shred, below one another.
+
+    models: what the two answers are headed by.
+    """
+    names = ("question", "expected", *models)
     rows = [
         [("", _plain(after.question)), ("", _plain(after.reference)), _judged(before),
          _judged(after)]
@@ -170,7 +177,7 @@ def _side_by_side(samples: Sequence[tuple[Answer | None, Answer]], width: int) -
     if all("\n" not in text and len(text) <= most for row in rows for _, text in row):
         table = Table(show_lines=True, header_style="bold")
         for name in names:
-            table.add_column(name, overflow="fold", ratio=1)
+            table.add_column(Text(name), overflow="fold", ratio=1)
         for row in rows:
             table.add_row(*(Text(f"{mark} {text}".strip()) for mark, text in row))
         return Group(table)

@@ -15,7 +15,7 @@ from mlx_ft.accept import Accepted
 from mlx_ft.config.schema import Config
 from mlx_ft.data.prepare import Dataset
 from mlx_ft.evaluation import Answer, Validation
-from mlx_ft.judgement import sample_rows
+from mlx_ft.judgement import final_figures, sample_rows
 from mlx_ft.memory import Usage
 from mlx_ft.runfolder import JOURNAL, METRICS, ORIGIN, RunFolder
 from mlx_ft.state import Progress, TrainState
@@ -43,6 +43,7 @@ class Record:
         self.rows: list[dict[str, Any]] = []
         self.name = config.tracking.run_name or folder.path.name
         self._undrawn: Dataset | None = None
+        self._base_weights: Any = None
         self._found = folder.read_metrics()  # of an earlier process of this run
         self._untouched = bool(self._found)  # until this one takes over from there
 
@@ -58,8 +59,9 @@ class Record:
     ) -> None:
         """Save the configuration, open the tracked run, say what is about to happen."""
         self._untouched &= resumed
+        self._base_weights = fingerprint["model"]["weights"]
         config, stats = self.config, accepted.dataset.stats
-        origin = {"fingerprint": fingerprint, "working_dir": str(Path.cwd())}
+        origin = {"fingerprint": fingerprint, "steps": plan.steps, "working_dir": str(Path.cwd())}
         self.folder.write_text(ORIGIN, json.dumps(origin, indent=1) + "\n")
         self.folder.write_config(self._fresh_config())
         located = accepted.loaded.located
@@ -202,6 +204,9 @@ class Record:
             "base_model": self.public["model"]["path"],
             "base_name": located.name,
             "base_revision": located.revision,
+            "base_weights": self._base_weights,
+            "quantize": self.public["model"]["quantize"],
+            "system_prompt": accepted.dataset.report["system_prompt"],
             "step": state.progress.step,
             "lora": asdict(self.config.lora),
         }
@@ -251,7 +256,7 @@ class Record:
         finished = summary["status"] == "FINISHED"
         self.tracker.log_file(self.folder.path / "summary.json")
         if finished:  # a stopped run may go on, and have its end later
-            self.metrics(summary["steps"], _final(summary))
+            self.metrics(summary["steps"], final_figures(summary))
         else:
             self.folder.write_summary(summary)  # whatever else cannot be written
         self._draw_data()
@@ -279,21 +284,6 @@ class Record:
             (figures / f"{name}.png").write_bytes(content)
         if figures.exists():  # a run that ended before its first step has none
             self.tracker.log_file(figures)
-
-
-def _final(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of the adapter that was kept, which need not be the last step's."""
-    names = {
-        "final/val_loss": "val_loss_after",
-        "final/perplexity": "perplexity_after",
-        "final/accuracy": "accuracy_after",
-        "final/best_step": "best_step",
-        "final/skipped_steps": "skipped_steps",
-        "final/spikes": "spikes",
-        "final/rewinds": "rewinds",
-        "final/out_of_memory": "out_of_memory",
-    }
-    return {name: summary[key] for name, key in names.items() if summary[key] is not None}
 
 
 def _template(accepted: Accepted) -> dict[str, str]:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 FREE_SECTIONS = ("checkpoint", "eval", "tracking", "paths", "sweep")
 FREE_KEYS = frozenset({
     "log_level", "threads", "device",  # the device in use is compared instead
-    "model.path", "model.revision",  # the weights are
+    "model.path", "model.revision", "lora.init_from",  # the weights are
     "data.path", "data.valid_path", "data.test_path", "data.revision", "data.subset",
     "data.database", "data.metric", "data.cache", "data.max_errors",  # the files are
     "train.max_steps", "train.epochs", "train.resume", "train.resume_allow", "train.log_every",
@@ -124,11 +124,12 @@ def fingerprint(accepted: Accepted) -> dict[str, Any]:
             name = f"{section}.{leaf}" if leaf else section
             if name not in FREE_KEYS:
                 settings[name] = value
+    began_with = {} if accepted.start is None else {"adapter": accepted.start.digest}
     if accepted.config.train.on_spike == "rewind":  # to a checkpoint that must be there
         settings["checkpoint.every"] = accepted.config.checkpoint.every
     return {
         "settings": settings,
-        "model": {"weights": weights_digest(accepted.loaded.located)},
+        "model": {"weights": weights_digest(accepted.loaded.located), **began_with},
         "data": {"digest": accepted.dataset.digest, "rows": len(accepted.dataset.train)},
         "device": accepted.device,
         "versions": {name: metadata.version(name) for name in ("mlx", "mlx-lm", "mlx-ft")},

@@ -1,4 +1,4 @@
-"""A finished run, found again by its folder or its id."""
+"""A finished run or an adapter alone, found again by its folder, its id or its name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from mlx_ft import adapter_folder
 from mlx_ft.config.compose import CommandLine, accept, config_from_dict
-from mlx_ft.config.schema import Config
+from mlx_ft.config.schema import Config, DataConfig, ModelConfig
 from mlx_ft.errors import AdapterError, MlxFtError
-from mlx_ft.runfolder import ORIGIN, read_json
+from mlx_ft.runfolder import ORIGIN, read_json, step_of
 from mlx_ft.runtime import default_output_dir
 
 logger = logging.getLogger(__name__)
@@ -22,20 +23,32 @@ logger = logging.getLogger(__name__)
 
 SCHEME = "models:/"
 TEMPLATE = "chat_template.jinja"  # in the adapter's folder
+CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run folder with its configuration and adapter."""
+    """A run folder with its configuration and adapter; or what is known of an adapter alone.
+
+    own_adapter: its folder, where that is not the run's final one. base_given: the base model was
+    named by the user.
+    """
 
     folder: Path
     config: Config
     summary: dict[str, Any]
+    own_adapter: Path | None = None
+    base_given: bool = False
 
     @property
     def adapter(self) -> Path:
-        """The folder of the final adapter."""
-        return self.folder / "adapter"
+        """The folder of the adapter."""
+        return self.own_adapter or self.folder / "adapter"
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing is known of the run: it is an adapter's folder, or no adapter at all."""
+        return not (self.folder / CONFIG).is_file()
 
     @property
     def started_in(self) -> Path:
@@ -51,28 +64,81 @@ class SavedRun:
             return self.config.data.template
 
     @property
+    def name(self) -> str:
+        """A short name: of the run folder, the adapter's folder, or the base model."""
+        if self.is_alone and self.own_adapter is None:
+            return self.config.model.path
+        folder = self.folder.absolute().name
+        step = f"/{self.own_adapter.name}" if self.own_adapter and not self.is_alone else ""
+        return f"{folder}{step}"
+
+    @property
     def title(self) -> str:
-        """`outputs/runs/X (FINISHED, step 130)`."""
+        """`outputs/runs/X (FINISHED, step 130)`, `my/adapter on embedded`."""
+        if self.own_adapter is not None:  # alone, or a checkpoint's
+            return f"{self.own_adapter} on {self.config.model.path}"
+        if self.is_alone:
+            return self.config.model.path
         status = self.summary.get("status", "not ended")
         return f"{self.folder} ({status}, step {self.summary.get('steps', '?')})"
 
 
-def find_run(reference: str | Path | None = None, output_dir: Path | None = None) -> SavedRun:
+def find_run(
+    reference: str | Path | None = None,
+    output_dir: Path | None = None,
+    *,
+    model: str | None = None,
+) -> SavedRun:
     """The run that `reference` names: a folder, a tracked run's id, a registered model
-    (`models:/NAME/VERSION`, `models:/NAME@ALIAS`), or None for the newest.
+    (`models:/NAME/VERSION`, `models:/NAME@ALIAS`), or None for the newest; or an adapter by its
+    folder: copied away from its run, a checkpoint's, or made by mlx-lm.
 
-    output_dir: where runs are; None is `MLX_FT_OUTPUTS`, or `outputs`. Raises AdapterError when
-    there is no such run, it has no adapter, or its files cannot be read.
+    output_dir: where runs are; None is `MLX_FT_OUTPUTS`, or `outputs`. model: the base model, by
+    recipe or as `model.path` takes it; None: the one that run or adapter name. Raises AdapterError
+    when there is no such run, it has no adapter, or its files cannot be read.
     """
     if output_dir is None:
         output_dir = default_output_dir()
     folder = _newest(output_dir) if reference is None else _folder(str(reference), output_dir)
+    if adapter_folder.is_adapter(folder) and not (folder / CONFIG).is_file():
+        return _adapter_alone(folder, model)
     if not (folder / "adapter").is_dir():
         raise AdapterError(
             f"{folder} has no adapter folder: the run ended before its first step. "
             "Name another run with --run"
         )
-    return open_run(folder)
+    return _on(open_run(folder), model)
+
+
+def _on(run: SavedRun, model: str | None) -> SavedRun:
+    if model is None:
+        return run
+    base = adapter_folder.named(model, run.config.model)
+    return replace(run, config=replace(run.config, model=base), base_given=True)
+
+
+def base_alone(model: str) -> SavedRun:
+    """What takes a run's place where only a base model is wanted. model: as for `find_run`."""
+    base = adapter_folder.named(model, ModelConfig())
+    return SavedRun(Path(base.path), _without_rows(base), {}, base_given=True)
+
+
+def _adapter_alone(folder: Path, model: str | None) -> SavedRun:
+    """An adapter without its run, or one of the checkpoints of a run that is there."""
+    run_folder = folder.parent.parent
+    if step_of(folder) >= 0 and (run_folder / CONFIG).is_file():
+        run = _on(open_run(run_folder), model)
+        return replace(run, summary={**run.summary, "steps": step_of(folder)}, own_adapter=folder)
+    config = _without_rows(adapter_folder.base_of(folder, model))
+    told = adapter_folder.origin(folder)
+    summary = {"run_id": told.run_id, "steps": told.step, "system_prompt": told.system_prompt}
+    return SavedRun(folder, config, summary, folder, base_given=model is not None)
+
+
+def _without_rows(model: ModelConfig) -> Config:
+    """The usual configuration for a base model, with no rows to be judged on."""
+    usual = accept(CommandLine()).config
+    return replace(usual, model=model, data=DataConfig(path=[], metric="none"))
 
 
 def open_run(folder: Path) -> SavedRun:
@@ -81,7 +147,7 @@ def open_run(folder: Path) -> SavedRun:
     Relative paths in the configuration count from where the run was started, if the summary
     says so. Raises AdapterError when one of the two files cannot be read.
     """
-    config_path, summary_path = folder / "config.yaml", folder / "summary.json"
+    config_path, summary_path = folder / CONFIG, folder / "summary.json"
     try:
         config = config_from_dict(yaml.safe_load(config_path.read_text("utf-8")))
     except Exception as error:  # whatever a damaged file makes its readers raise
@@ -128,7 +194,10 @@ def _from_there(config: Config, start: Path) -> Config:
         if data.template and data.template.endswith(".jinja")
         else data.template,
     )
-    return replace(config, model=model, data=data)
+    lora = config.lora
+    if lora.init_from:
+        lora = replace(lora, init_from=_joined(start, lora.init_from))
+    return replace(config, model=model, data=data, lora=lora)
 
 
 def _data_path(start: Path, given: str) -> str:
@@ -148,7 +217,7 @@ def _newest(output_dir: Path) -> Path:
     found = [*output_dir.glob("runs/*/adapter"), *output_dir.glob("sweeps/**/adapter")]
     for adapter in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
         folder = adapter.parent
-        if not (folder / "config.yaml").is_file():
+        if not (folder / CONFIG).is_file():
             logger.warning("%s has no config.yaml and is passed over", folder)
             continue
         if newer := _without_adapter(output_dir, adapter.stat().st_mtime):
@@ -194,10 +263,12 @@ def _folder(reference: str, output_dir: Path) -> Path:
         return _registered(reference, output_dir)
     try:
         path = Path(reference).expanduser()
-        if (path / "config.yaml").is_file():
+        if (path / CONFIG).is_file():
             return path
-        if path.is_dir() and path.name == "adapter" and (path.parent / "config.yaml").is_file():
+        if path.is_dir() and path.name == "adapter" and (path.parent / CONFIG).is_file():
             return path.parent
+        if adapter_folder.is_adapter(path):
+            return path
     except (OSError, RuntimeError):
         pass  # too long, not permitted, no such user: no folder
     for file in output_dir.glob("**/summary.json"):
@@ -208,6 +279,7 @@ def _folder(reference: str, output_dir: Path) -> Path:
         if isinstance(summary, dict) and summary.get("run_id") == reference:
             return file.parent
     raise AdapterError(
-        f"--run: {reference!r} is neither a run folder (with config.yaml), nor the id of a run in "
-        f"{output_dir.absolute()}, nor a registered model (models:/NAME/VERSION)"
+        f"--run: {reference!r} is neither a run folder (with config.yaml), nor an adapter's folder "
+        f"(with {adapter_folder.SETTINGS}), nor the id of a run in {output_dir.absolute()}, nor a "
+        "registered model (models:/NAME/VERSION)"
     )

@@ -36,6 +36,27 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A folder with the runs `one`, which has learned its rows, and `two`; not to be changed."""
+    from tests import trained
+
+    learned = ["train.max_steps=40", "optimizer.learning_rate=3e-3", "eval.max_tokens=12",
+               "checkpoint.every=20", "checkpoint.keep_last=3"]  # fmt: skip
+    return trained.runs(tmp_path_factory.mktemp("finished"), {
+        "one": learned, "two": ["optimizer.learning_rate=6e-2", "lora.rank=2"],
+    })  # fmt: skip
+
+
+@pytest.fixture
+def using(finished, monkeypatch):
+    """The same folder, made the current one."""
+    from tests import trained
+
+    trained.enter(finished, monkeypatch)
+    return finished
+
+
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
@@ -48,8 +69,12 @@ def _quick_figures(request, monkeypatch):
 
     Processes of their own draw them all.
     """
-    if request.node.get_closest_marker("figures"):
-        return
+    if not request.node.get_closest_marker("figures"):
+        quick_figures(monkeypatch)
+
+
+def quick_figures(patch: pytest.MonkeyPatch) -> None:
+    """The dots, as long as `patch` lasts: a fixture of a module is made before they stand in."""
     from matplotlib.figure import Figure  # not by those who only import this file
 
     def savefig(_self: Figure, file: Any, *, format: str = "png", **_: Any) -> None:
@@ -61,7 +86,7 @@ def _quick_figures(request, monkeypatch):
         else:
             file.write(content)
 
-    monkeypatch.setattr(Figure, "savefig", savefig)
+    patch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture

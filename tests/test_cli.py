@@ -40,8 +40,9 @@ def test_help_and_version(capsys):
     ("argv", "parts"),
     [
         (["quick"], ["A first short run", "mlx-ft quick embedded my_rows.jsonl"]),
-        (["evaluate"], ["A run's figures again", "mlx-ft evaluate --run outputs/runs/X"]),
+        (["evaluate"], ["A model's figures", "mlx-ft evaluate --run outputs/runs/X"]),
         (["generate"], ["Answer a question", 'mlx-ft generate "Which']),
+        (["chat"], ["A conversation", "mlx-ft chat --run models:/NAME@ALIAS"]),
         (["models"], ["list | show | download | remove", "mlx-ft models download"]),
         (["models", "remove"], ["Delete a downloaded or converted model."]),
     ],

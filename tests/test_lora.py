@@ -273,3 +273,11 @@ def test_truncated_weights(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(AdapterError, match="cannot be read"):
         lora.load(tiny.build(), tmp_path)
+
+
+def test_a_view_is_saved_as_it_is_seen(tmp_path):
+    """NumPy keeps an array's strides, and safetensors writes bytes in the order they lie."""
+    array = mx.arange(6).reshape(2, 3).astype(mx.float32).T
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(lora.to_bytes({"a": array}))
+    assert mx.load(str(path))["a"].tolist() == array.tolist()

@@ -15,7 +15,7 @@ from mlx_ft.config.schema import Config
 Fault = tuple[tuple[str, ...], str]  # the keys that it is about, and its sentence
 BUILTIN = "builtin:"
 HUB = "hub:"
-PATHS = ("data.valid_path", "data.test_path", "data.database", "model.path",
+PATHS = ("data.valid_path", "data.test_path", "data.database", "model.path", "lora.init_from",
          "paths.output_dir", "paths.tracking_dir", "paths.cache_dir")  # fmt: skip
 
 

@@ -65,6 +65,11 @@ class LoraConfig:
         kind="int|'all'",
         minimum=1,
     )
+    init_from: str | None = option(
+        None,
+        "Folder of an adapter to begin with, or of the run that made it; `null`: a new one. Rank, "
+        "scale, projections and layers have to be its own, the optimizer begins anew.",
+    )
 
 
 @dataclass

@@ -7,6 +7,9 @@ from typing import Any
 
 from mlx_ft.config.option import option
 
+METRICS = ("none", "exact_match", "normalised_match", "contains", "contains_answer", "json_valid",
+           "sql_execution", "python_tests")  # fmt: skip
+
 
 @dataclass
 class DataConfig:
@@ -96,9 +99,10 @@ class DataConfig:
     )
     metric: str = option(
         "none",
-        "Judge of generated answers: `exact_match`, `contains_answer`, `sql_execution`, "
+        "Judge of generated answers: `exact_match`, `normalised_match` (case, punctuation and "
+        "articles aside), `contains`, `contains_answer`, `json_valid`, `sql_execution`, "
         "`python_tests`, or `none`.",
-        choices=("none", "exact_match", "contains_answer", "sql_execution", "python_tests"),
+        choices=METRICS,
     )
     database: str | None = option(
         None, "`sql_execution` only: `builtin:NAME` or an SQLite file to run the answers on."

@@ -51,7 +51,7 @@ def install(tokenizer: Tokenizer, choice: str | None) -> TemplateChoice:
             return TemplateChoice("model", "", None)
         name, text = _own(tokenizer, notes)
     elif choice in NAMED:
-        name, text = choice, _named(choice, tokenizer, notes)
+        name, text = choice, named(choice, tokenizer, notes)
     elif "{{" in choice or "{%" in choice:
         name, text = "custom", choice
     else:
@@ -91,8 +91,11 @@ def _own(tokenizer: Tokenizer, notes: list[str]) -> tuple[str, str]:
     return "plain", (BOS if _adds_bos(tokenizer) else "") + PLAIN_TEMPLATE
 
 
-def _named(name: str, tokenizer: Tokenizer, notes: list[str]) -> str:
-    """The template in `templates/`, with a stop and a BOS that this tokenizer knows."""
+def named(name: str, tokenizer: Tokenizer, notes: list[str]) -> str:
+    """The template of a name, with a stop and a BOS that this tokenizer knows. name: in `NAMED`.
+
+    notes: gets what a person should know. Raises ConfigError.
+    """
     folder = resources.files("mlx_ft.data") / "templates"
     text = (folder / f"{name}.jinja").read_text("utf-8").rstrip("\n")
     stop, bos = NAMED[name]
@@ -146,8 +149,8 @@ def _check(
     asked = [{"role": "user", "content": USER}]
     answered = [*asked, {"role": "assistant", "content": ANSWER}]
     try:
-        prompt = _rendered(template, asked, tokenizer, prompt=True)
-        whole = _rendered(template, answered, tokenizer)
+        prompt = rendered(template, asked, tokenizer, prompt=True)
+        whole = rendered(template, answered, tokenizer)
     except RenderError as error:
         if not strict:
             return None
@@ -183,7 +186,7 @@ def _note_bos(
     bos = tokenizer.special_tokens_map.get("bos_token")
     more = [{"role": "user", "content": USER2}, {"role": "assistant", "content": ANSWER2}]
     try:
-        longer = _rendered(template, [*answered, *more], tokenizer)
+        longer = rendered(template, [*answered, *more], tokenizer)
     except RenderError:
         return
     # Where BOS opens every turn, as in SmolLM2's ChatML, it is no BOS of a conversation.
@@ -191,9 +194,10 @@ def _note_bos(
         notes.append(f"{where} writes {bos} before every exchange, not once per conversation.")
 
 
-def _rendered(
+def rendered(
     template: Template, turns: list[dict[str, str]], tokenizer: Tokenizer, *, prompt: bool = False
 ) -> str:
+    """The text that a template gives these turns. prompt: with what begins the answer."""
     variables: dict[str, Any] = {"messages": turns, "tools": None, "documents": None}
     return template.render(
         {

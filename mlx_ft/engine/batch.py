@@ -53,7 +53,7 @@ class Row:
         else:
             token, logprob, best = self.chooser.choose(logits)
         self.tokens.append(token)
-        if token in ends:
+        if token in ends or token in self.request.ends:
             self.reason = "stop"
             return
         shown = self.text.add(token)
@@ -68,8 +68,9 @@ class Row:
         """Say what was held back, and that this was all."""
         if left := self.text.end():
             self.request.say(Piece(left))
+        reason = "stop" if self.text.stopped else self.reason or "cancelled"  # it may be in there
         prompt = len(self.request.prompt)
-        self.request.say(End(self.reason or "cancelled", prompt, self.answered, self.cached))
+        self.request.say(End(reason, prompt, self.answered, self.cached))
 
 
 class Filling:

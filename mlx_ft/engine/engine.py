@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_ft.engine.batch import Batch, Filling, Row, choose
 from mlx_ft.engine.prefixes import Prefixes
-from mlx_ft.engine.request import Busy, End, Failed, Request, Unknown
+from mlx_ft.engine.request import Busy, Closed, End, Failed, Request, Unknown
 from mlx_ft.engine.slots import Slots
 from mlx_ft.errors import ConfigError
 
@@ -85,7 +86,7 @@ class Engine:
         self._ready.result(timeout)
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises Busy, Unknown for its adapter, ConfigError for its settings."""
+        """Queue a request. Raises Busy, Closed, Unknown (the adapter), ConfigError (settings)."""
         faults = request.sampling.faults()
         if not request.prompt:
             faults.append("prompt: found nothing; expected at least one token")
@@ -93,7 +94,7 @@ class Engine:
             raise ConfigError("No answer can be generated:", faults)
         with self._changed:
             if self._closing:
-                raise Busy("the engine is being closed")
+                raise Closed("the engine is being closed")
             adapter = None if request.adapter is None else self._adapters.get(request.adapter)
             if request.adapter is not None and adapter is None:
                 names = ", ".join(self._adapters) or "none"
@@ -140,7 +141,7 @@ class Engine:
         future: Future[T] = Future()
         with self._changed:
             if self._closing:
-                raise Busy("the engine is being closed")
+                raise Closed("the engine is being closed")
             self._calls.append((action, future))
             self._changed.notify_all()
         return future.result()
@@ -170,10 +171,12 @@ class Engine:
         except BaseException as error:
             self._closing = True
             self._ready.set_exception(error)
+            mx.clear_streams()
             return
         self._ready.set_result(None)
         while self._turn():
             pass
+        mx.clear_streams()  # MLX aborts the process now and then over a thread that ends with some
 
     def _turn(self) -> bool:
         """One step of whatever there is to do; False when all is done for good."""

@@ -13,6 +13,10 @@ class Busy(UserError):
     """There is no room in the queue. Ask again later."""
 
 
+class Closed(Busy):
+    """The engine takes nothing more."""
+
+
 class Unknown(UserError):
     """There is no adapter of that name."""
 
@@ -106,7 +110,8 @@ Event = Piece | End | Failed
 @dataclass(eq=False)
 class Request:
     """A prompt (token ids) for the base or an adapter. tell: called on the engine's own thread, in
-    order, the last time with End or Failed; it must not wait.
+    order, the last time with End or Failed; it must not wait. ends: tokens that end the answer,
+    beside those of the tokenizer.
 
     cancelled: set by whoever does not want it any more.
     """
@@ -116,6 +121,7 @@ class Request:
     adapter: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     cancelled: bool = False
+    ends: tuple[int, ...] = ()
 
     def say(self, event: Event) -> None:
         """Tell it; whoever cannot listen any more is not answered any further."""

@@ -34,12 +34,12 @@ class Text:
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)]
-        keep = 0 if last else max((_overlap(text, stop) for stop in self._stop), default=0)
+        keep = 0 if last else max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How many characters at the end of `text` may be the beginning of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

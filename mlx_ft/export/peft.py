@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import mlx.core as mx
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from mlx_ft import lora
 from mlx_ft.errors import AdapterError
+from mlx_ft.export import rows
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
@@ -39,15 +40,24 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "lora_bias": (False, None),
     "trainable_token_indices": (None, []),
     "exclude_modules": (None, []),
+    "layer_replication": (None, []),
+    "target_parameters": (None, []),
+    "use_qalora": (False, None),
+    "alora_invocation_tokens": (None, []),
+    # Others begin with a part of the base, which is then another one.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
 }
 _NAME = re.compile(r"(.+\.layers\.(\d+)\.(.+))\.lora_([AB])\.(?:default\.)?weight")
+_OURS = re.compile(r".+\.layers\.(\d+)\.(.+)\.lora_[ab]")
 
 
-def files(folder: Path, base_name: str, model_type: str) -> dict[str, bytes]:
+def files(folder: Path, base_name: str, config: Mapping[str, Any]) -> dict[str, bytes]:
     """PEFT's files of the adapter in `folder`. base_name: the base model's name on the hub.
 
-    Raises AdapterError for families whose projections are called otherwise in transformers.
+    config: the config.json of the base here, whose rows of q and k may be in another order than
+    transformers'. Raises AdapterError for families whose projections are called otherwise there.
     """
+    model_type = config.get("model_type")
     if model_type not in SAME_NAMES:
         raise AdapterError(
             f"an adapter of a {model_type} model cannot be written for PEFT: transformers calls "
@@ -55,9 +65,9 @@ def files(folder: Path, base_name: str, model_type: str) -> dict[str, bytes]:
             "mlx-ft fuse"
         )
     adapter, _ = lora.read_settings(folder)
-    arrays = _read(folder / lora.WEIGHTS)
-    layers = sorted({int(found.group(1)) for name in arrays
-                     if (found := re.search(r"\.layers\.(\d+)\.", name))})  # fmt: skip
+    arrays = read_arrays(folder / lora.WEIGHTS)
+    places = _places(arrays, folder)
+    arrays = for_transformers(arrays, config)
     weights = {_theirs(name): np.ascontiguousarray(array.T) for name, array in arrays.items()}
     settings = {
         "peft_type": "LORA",
@@ -72,8 +82,8 @@ def files(folder: Path, base_name: str, model_type: str) -> dict[str, bytes]:
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "target_modules": sorted({key.rsplit(".", 1)[-1] for key in adapter.keys}),
-        "layers_to_transform": layers,
+        "target_modules": sorted({path.rpartition(".")[2] for _, path in places}),
+        "layers_to_transform": sorted({layer for layer, _ in places}),
         "layers_pattern": "layers",
     }
     return {
@@ -99,7 +109,7 @@ def read(folder: Path) -> tuple[lora.Adapter, dict[str, np.ndarray], dict[str, A
         raise AdapterError(
             f"{folder / SETTINGS} is not a LoRA description: {type(error).__name__}: {error}"
         ) from None
-    arrays = _read(folder / WEIGHTS)
+    arrays = read_arrays(folder / WEIGHTS)
     faults = _refused(settings, rank) + _shapes(arrays, rank)
     if faults:
         raise AdapterError(f"the PEFT adapter in {folder} cannot be taken over:", faults)
@@ -127,10 +137,55 @@ def fit(adapter: lora.Adapter, arrays: Mapping[str, np.ndarray], layers: int) ->
     return lora.Adapter(adapter.rank, adapter.scale, adapter.dropout, layers - first, adapter.keys)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
+def _places(arrays: Mapping[str, np.ndarray], folder: Path) -> set[tuple[int, str]]:
+    """(layer, projection in it) of every pair. Raises AdapterError for what PEFT cannot have."""
+    found, faults = set[tuple[int, str]](), []
+    for name, array in sorted(arrays.items()):
+        match = _OURS.fullmatch(name)
+        if match is None:
+            faults.append(f"{name}: not lora_a or lora_b of a projection of a layer")
+        elif array.ndim != 2:
+            faults.append(f"{name}: shape {array.shape}; expected a matrix: PEFT has no experts")
+        else:
+            found.add((int(match.group(1)), match.group(2)))
+    if faults:
+        raise AdapterError(f"the adapter in {folder} cannot be written for PEFT:", faults)
+    return found
+
+
+def for_transformers(
+    arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """An adapter of the base with this config for the same base in transformers' order of rows."""
+    return _reordered(arrays, config, rows.to_halves)
+
+
+def for_base(arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """An adapter made with transformers, for the base with this config.json."""
+    return _reordered(arrays, config, rows.to_pairs)
+
+
+def _reordered(
+    arrays: Mapping[str, np.ndarray], config: Mapping[str, Any], order: Callable[..., Any]
+) -> dict[str, np.ndarray]:
+    """Only B has rows of the projection: our (r, outputs)."""
+    if not rows.in_pairs(config):
+        return dict(arrays)
+    found = {}
+    for name, array in arrays.items():
+        path, _, leaf = name.rpartition(".")
+        heads = rows.heads_of(path, config)
+        is_moved = leaf == "lora_b" and heads is not None
+        found[name] = order(array.T, heads).T if is_moved else array
+    return found
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file in float32. Raises AdapterError."""
+    try:  # not through safetensors: NumPy has no bfloat16
+        loaded = cast(dict[str, mx.array], mx.load(str(path), format="safetensors"))
+        return {name: np.array(array.astype(mx.float32)) for name, array in loaded.items()}
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from None
 
 
@@ -157,7 +212,7 @@ def _shapes(arrays: Mapping[str, np.ndarray], rank: int) -> list[str]:
         have = array.shape[0 if match.group(4) == "A" else -1] if array.ndim == 2 else None
         if have != rank:
             faults.append(f"{name}: shape {array.shape}; expected rank {rank}")
-        elif not np.isfinite(array.astype(np.float32)).all():
+        elif not np.isfinite(array).all():
             faults.append(f"{name}: holds NaN or infinity")
     faults += [f"{path}: A or B is missing" for path, kinds in pairs.items() if len(kinds) < 2]
     return faults if arrays else ["it has no arrays"]

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,24 @@ def show(name: str, cache_dir: Path, conf_dir: Path) -> ModelEntry:
     return replace(entry, recipe=name if name in found else None)
 
 
-def download(name: str, cache_dir: Path, conf_dir: Path, *, progress: bool = True) -> ModelEntry:
+def download(
+    name: str,
+    cache_dir: Path,
+    conf_dir: Path,
+    *,
+    progress: bool = True,
+    told: Callable[[int], None] | None = None,
+) -> ModelEntry:
     """Bring a recipe's model or a hub repository here in its newest version.
 
-    progress: show bars. The embedded model and GGUF files are converted. Raises ModelError.
+    progress: show bars. told: called with the bytes of all files, once the hub has said them. The
+    embedded model and GGUF files are converted. Raises ModelError.
     """
     path = recipes(conf_dir).get(name, name)
     kind, local = ("embedded", gguf.find_embedded()) if path == "embedded" else hub.classify(path)
     if kind == "hub":
         with _progress(shown=progress):
-            hub.download(path)
+            hub.download(path, told=told)
     elif kind == "folder" or local is None:
         raise ModelError(
             f"{name} is a local folder: there is nothing to download"

@@ -116,11 +116,13 @@ def cached(name: str, revision: str | None = None) -> Snapshot | None:
     return Snapshot(path, path.name)
 
 
-def download(name: str, revision: str | None = None) -> Snapshot:
+def download(
+    name: str, revision: str | None = None, told: Callable[[int], None] | None = None
+) -> Snapshot:
     """Bring a repository's newest commit (or `revision`) here, with a progress bar.
 
     What was downloaded before, even half a file, is not downloaded again. Everything that can be
-    refused is refused before the weights are fetched.
+    refused is refused before the weights are fetched. told: gets the bytes of all files.
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
@@ -132,6 +134,8 @@ def download(name: str, revision: str | None = None) -> Snapshot:
         ),
     )
     sizes = _wanted_sizes(info)
+    if told is not None:
+        told(sum(sizes.values()))
     _check_listing(name, info)
     config = asking(
         name,
@@ -216,11 +220,8 @@ def asking(name: str, revision: str | None, request: Callable[[], T]) -> T:
                 raise offline(name, f"{type(error).__name__}: {error}") from error
             logger.warning(
                 "%s: %s; attempt %d failed, the next one in %.0f s continues where it stopped",
-                name,
-                _first_line(error),
-                attempt,
-                wait,
-            )
+                name, _first_line(error), attempt, wait,
+            )  # fmt: skip
             time.sleep(wait)
     raise AssertionError("unreachable")
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 STRIPES, STRIPE = 64, 1 << 16  # how much of a weight file is read to tell it from others: bytes
+# What the families call the length that a model was made for.
+WINDOWS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Located:
     source: str
     revision: str | None
     config: dict[str, Any]
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that it was made for, prompt and answer together; None where it does not say."""
+        for content in (self.config, self.config.get("text_config")):
+            for name in WINDOWS:
+                value = content.get(name) if isinstance(content, dict) else None
+                if isinstance(value, int) and value > 0:
+                    return value
+        return None
 
 
 @dataclass(frozen=True)

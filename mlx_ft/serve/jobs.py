@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from mlx_ft import durable
 from mlx_ft.errors import UserError
-from mlx_ft.runfolder import read_json
+from mlx_ft.runfolder import LOCK, read_json
 from mlx_ft.serve import names
 from mlx_ft.serve.store import Missing, Store
+
+logger = logging.getLogger(__name__)
 
 JOB = "job.json"
 LOG = "log.txt"
@@ -27,13 +32,18 @@ QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
 SUCCEEDED, FAILED, CANCELLED, INTERRUPTED = "succeeded", "failed", "cancelled", "interrupted"
 ENDED = (SUCCEEDED, FAILED, CANCELLED)
 CAN_GO_ON = (PAUSED, INTERRUPTED, FAILED)
-COMMAND = (sys.executable, "-m", "mlx_ft.serve.child")
+COMMAND = (sys.executable, "-P", "-m", "mlx_ft.serve.child")  # -P: nothing of its folder is code
 GRACE = 60.0  # seconds that a job has to save itself
 LAST_WORDS = 2000  # characters of a log that may say why
+LONGEST_QUEUE = 100
 
 
 class Conflict(UserError):
     """What is asked does not go with the job's state."""
+
+
+class Full(UserError):
+    """So many jobs are waiting that no other one is taken."""
 
 
 @dataclass
@@ -58,28 +68,29 @@ class Job:
     idempotency_key: str | None = None
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is. loss: of the last step; metrics: the last of each, by name."""
+class Around(Protocol):
+    """What is done around a job's process, on the thread that waits for it."""
 
-    step: int
-    loss: float | None
-    metrics: Mapping[str, float]
+    def room(self, job: Job) -> AbstractContextManager[None]:
+        """There is memory for the job while this is entered."""
+
+    def keep(self, job: Job) -> None:
+        """Take over what the job has made, before it is said to have succeeded."""
+
+    def after(self, job: Job) -> None:
+        """The job has ended, or was stopped; it says how."""
 
 
 class Jobs:
-    """The jobs of a store. before, after: called on the worker's thread around each job's process,
-    the first to make room, the second with the job as it ended.
-    """
+    """The jobs of a store, done one after another."""
 
-    def __init__(
-        self, store: Store, before: Callable[[Job], None], after: Callable[[Job], None]
-    ) -> None:
-        self._store, self._before, self._after = store, before, after
+    def __init__(self, store: Store, around: Around) -> None:
+        self._store, self._around = store, around
         self._changed = threading.Condition()
         self._jobs: dict[str, Job] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._current: str | None = None
+        self._told = False
         self._closing = False
         self._read_all()
         self._worker = threading.Thread(target=self._work, name="jobs", daemon=True)
@@ -88,16 +99,23 @@ class Jobs:
         """Begin to work through the queue."""
         self._worker.start()
 
-    def add(self, job: Job) -> Job:
-        """Queue a job; the one that there is for its idempotency key, if there is one."""
+    def add(self, job: Job, files: Mapping[str, bytes] = MappingProxyType({})) -> Job:
+        """Queue a job; the one that there is for its idempotency key, if there is one.
+
+        files: to lie in its folder, which are its data: nothing else can change or remove them.
+        Raises Conflict, Full.
+        """
         with self._changed:
             for known in self._jobs.values():
                 if job.idempotency_key and known.idempotency_key == job.idempotency_key:
                     if known.asked != job.asked:
                         raise Conflict("this idempotency key was used for another job")
                     return known
+            waiting = sum(known.status == QUEUED for known in self._jobs.values())
+            if waiting >= LONGEST_QUEUE:
+                raise Full(f"{waiting} jobs are waiting already")
             job.created = time.time()
-            self._store.put("jobs", job.id, {JOB: _bytes(job)}, {})
+            self._store.put("jobs", job.id, {**files, JOB: _bytes(job)}, {})
             self._jobs[job.id] = job
             self._changed.notify_all()
             return job
@@ -123,8 +141,8 @@ class Jobs:
             elif job.status == RUNNING:
                 job.wanted = wanted
                 self._write(job)
-                if self._current == job.id and self._process is not None:
-                    self._process.send_signal(signal.SIGTERM)
+                if self._current == job.id:
+                    self._tell_to_stop()
             elif job.status != wanted:
                 raise Conflict(f"job {job.id} has {job.status}")
         return job
@@ -152,11 +170,16 @@ class Jobs:
         """Stop what runs, which saves itself; the queue stays for the next start."""
         with self._changed:
             self._closing = True
-            if self._process is not None:
-                self._process.send_signal(signal.SIGTERM)
+            self._tell_to_stop()
             self._changed.notify_all()
         if self._worker.is_alive():
             self._worker.join(GRACE)
+
+    def _tell_to_stop(self) -> None:
+        """Once: a second signal would end the process before it has saved itself."""
+        if self._process is not None and not self._told:
+            self._told = True
+            self._process.send_signal(signal.SIGTERM)
 
     # What follows runs on the worker's thread, but for `_become` and `_write`.
 
@@ -172,16 +195,22 @@ class Jobs:
                 job = min(queued, key=lambda one: one.created)
                 self._become(job, RUNNING)
             try:
-                self._before(job)
-                code = self._run(job)
+                with self._around.room(job):
+                    code = self._run(job)
+                if code == 0:
+                    self._around.keep(job)
                 self._end(job, code)
             except Exception as error:
                 with self._changed:
                     job.error = f"{type(error).__name__}: {error}"
                     self._become(job, FAILED)
-            self._after(job)
+            try:
+                self._around.after(job)
+            except Exception:
+                logger.exception("after job %s", job.id)
 
     def _run(self, job: Job) -> int:
+        self._wait_for_earlier(self.folder(job))
         command = [
             *COMMAND, *job.overrides,
             f"hydra.run.dir={_quoted(self.folder(job))}", "train.resume=auto",
@@ -192,9 +221,9 @@ class Jobs:
                 start_new_session=True,  # Ctrl-C on the terminal is for the server
             )  # fmt: skip
         with self._changed:
-            self._process, self._current = process, job.id
+            self._process, self._current, self._told = process, job.id, False
             if job.wanted is not None or self._closing:
-                process.send_signal(signal.SIGTERM)
+                self._tell_to_stop()
         try:
             return process.wait()
         finally:
@@ -202,6 +231,16 @@ class Jobs:
                 self._process = self._current = None
             if process.stdin is not None:
                 process.stdin.close()
+
+    def _wait_for_earlier(self, run: Path) -> None:
+        """A process of a server that was killed may still be saving the run."""
+        until = time.monotonic() + GRACE
+        while run.is_dir() and time.monotonic() < until and not self._closing:
+            try:
+                durable.lock(run / LOCK).close()
+                return
+            except BlockingIOError:
+                time.sleep(0.2)
 
     def _end(self, job: Job, code: int) -> None:
         summary = read_json(self.folder(job) / "summary.json")
@@ -245,37 +284,6 @@ class Jobs:
             if job.status == RUNNING:
                 job.error = "the server ended while it ran"
                 self._become(job, job.wanted or INTERRUPTED)
-
-
-def progress(run: Path) -> Progress:
-    """What a run folder says of how far it is."""
-    step, loss, metrics = 0, None, dict[str, float]()
-    for row in rows(run / "metrics.jsonl"):
-        step = max(step, int(row.get("step", 0)))
-        loss = row.get("train/loss", loss)
-        metrics.update({k: v for k, v in row.items() if k != "step" and _number(v)})
-    return Progress(step, loss, metrics)
-
-
-def rows(path: Path, after: int = 0) -> Sequence[dict[str, Any]]:
-    """The whole lines of a JSON Lines file that may be growing, without the first `after`."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError:
-        return []
-    found = []
-    for line in lines[after:]:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _signal(code: int) -> int:

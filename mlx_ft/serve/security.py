@@ -5,11 +5,12 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlx_ft.errors import ConfigError
+from mlx_ft.serve.limits import Body, Pace
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -19,21 +20,25 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = frozenset({"/health"})  # asked by what watches the process, which has no key
 PAGE = ("/", "/page/")  # static files without anything of the user's; they ask for the key
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - as an address that is given, with a key
+UPLOADS = ("/v1/files", "/api/training/data/upload")  # by multipart/form-data
 LOCAL = ("localhost", "127.0.0.1", "::1")
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 @dataclass(frozen=True)
 class Rules:
     """hosts: what a browser may call this server. keys: any of them opens it; none: no key.
 
-    body: bytes of a request at most. Raises ConfigError for an address others can reach without a
-    key.
+    body, upload: bytes of a request at most, and of one that brings a file. Raises ConfigError for
+    an address that others can reach without a key.
     """
 
     host: str
     keys: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    body: int = 1 << 30
+    body: int = 1 << 25
+    upload: int = 1 << 27
+    pace: Pace = field(default_factory=Pace)
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.keys:
@@ -47,6 +52,12 @@ class Rules:
                 f"an API key has {len(short[0])} characters; expected 16 or more. One is made by: "
                 "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
             )
+
+    def limit(self, path: str, headers: Mapping[str, Sequence[str]]) -> int:
+        """Bytes that the body of this request may have."""
+        kind = next(iter(headers.get("content-type", [])), "").lower()
+        uploads = path in UPLOADS and kind.startswith("multipart/form-data")
+        return self.upload if uploads else self.body
 
     @property
     def names(self) -> frozenset[str]:
@@ -80,7 +91,8 @@ class Guard:
         if fault is not None:
             await _refuse(send, *fault)
             return
-        await self._app(scope, _Limited(receive, self._rules.body).receive, send)
+        body = Body(receive, self._rules.limit(scope["path"], _headers(scope)), self._rules.pace)
+        await self._app(scope, body.receive, _plain(send))
 
     def _fault(self, scope: Scope) -> tuple[int, str, str] | None:
         headers = _headers(scope)
@@ -101,8 +113,9 @@ class Guard:
         lengths = headers.get("content-length", [])
         if len(lengths) > 1 or any(not text.isdecimal() for text in lengths):
             return 400, "bad_length", "Content-Length is not a number"
-        if lengths and int(lengths[0]) > self._rules.body:
-            return 413, "too_large", f"the body has more than {self._rules.body:,} bytes"
+        limit = self._rules.limit(path, headers)
+        if lengths and (len(lengths[0]) > 20 or int(lengths[0]) > limit):
+            return 413, "too_large", f"the body has more than {limit:,} bytes"
         return None
 
     def _has_key(self, headers: dict[str, list[str]]) -> bool:
@@ -113,25 +126,6 @@ class Guard:
         # Each is compared, so that the time does not say which one it was near to.
         same = [hmac.compare_digest(key.strip().encode(), own.encode()) for own in self._rules.keys]
         return kind.lower() == "bearer" and any(same)
-
-
-class _Limited:
-    """A body that ends when it is too long, whatever its Content-Length said."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._left = receive, limit
-
-    async def receive(self) -> MutableMapping[str, Any]:
-        """The next message. Raises TooLarge."""
-        message = await self._receive()
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            raise TooLarge
-        return message
-
-
-class TooLarge(Exception):
-    """The body is larger than any may be."""
 
 
 def _headers(scope: Scope) -> dict[str, list[str]]:
@@ -159,3 +153,14 @@ async def _refuse(send: Send, status: int, code: str, message: str) -> None:
     ]
     await send({"type": "http.response.start", "status": status, "headers": [*headers]})
     await send({"type": "http.response.body", "body": body})
+
+
+def _plain(send: Send) -> Send:
+    """Answers that no browser takes for something else than they say they are."""
+
+    async def sent(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), NOSNIFF]
+        await send(message)
+
+    return sent

@@ -129,12 +129,23 @@ def accept(
     faults.refuse_if_all()
     refused = {trial: fault for trial in placed if (fault := faults.of(trial.name))}
     able = [(trial, config) for trial, config in configs if trial not in refused]
-    settings = [{**_flat(asdict(config)), "data.digest": digests[trial]} for trial, config in able]
+    settings = [
+        {**_flat(asdict(config)), "data.digest": digests[trial], **_began_with(config)}
+        for trial, config in able
+    ]
     book = _book(cfg, able[0][1], placed, {**common(settings), **(identity or {})})
     if reason := _unwritable(book.folder):
         faults.add(reason)
     faults.refuse_if_all()
     return Accepted(able[0][1], placed, refused, book, dict(able), looked)
+
+
+def _began_with(config: Config) -> dict[str, str]:
+    """What is in the adapter that a trial begins with, wherever it lies."""
+    from mlx_ft import initial  # MLX may be imported from here on
+
+    start = initial.find(config.lora)
+    return {} if start is None else {"lora.init_from.digest": start.digest}
 
 
 def look_at(
@@ -298,7 +309,8 @@ def _check_inputs(
     digests: dict[Trial, str | None] = {}
     for trial, config in configs:
         key = repr((config.data, config.seed, config.eval.task_rows, config.model,
-                    config.memory_profile, config.device, config.paths))  # fmt: skip
+                    config.memory_profile, config.device, config.paths,
+                    config.lora if config.lora.init_from else None))  # fmt: skip
         if key not in known:
             known[key] = _looked_at(config)
         digests[trial], fault = known[key]

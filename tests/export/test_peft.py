@@ -37,7 +37,7 @@ def write(folder, files):
 def test_what_is_written_says_what_the_adapter_computes(saved, tmp_path):
     """By PEFT's definition: W x + alpha / r B A x, for the modules and layers that it names."""
     model, folder = saved
-    written = write(tmp_path / "peft", peft.files(folder, "org/base", "llama"))
+    written = write(tmp_path / "peft", peft.files(folder, "org/base", FOUR))
     settings = json.loads((written / "adapter_config.json").read_text())
     arrays = load_file(written / "adapter_model.safetensors")
     assert settings["layers_to_transform"] == [2, 3]
@@ -62,7 +62,7 @@ def test_what_is_written_says_what_the_adapter_computes(saved, tmp_path):
 @pytest.mark.parametrize("rslora", [False, True])
 def test_what_is_read_is_the_same_adapter(saved, tmp_path, rslora):
     model, folder = saved
-    files = peft.files(folder, "org/base", "llama")
+    files = peft.files(folder, "org/base", FOUR)
     settings = json.loads(files[peft.SETTINGS])
     if rslora:
         settings |= {"use_rslora": True, "lora_alpha": settings["lora_alpha"] / 3**0.5}
@@ -80,7 +80,7 @@ def test_what_is_read_is_the_same_adapter(saved, tmp_path, rslora):
 
 def test_families_with_other_names_are_refused(saved):
     with pytest.raises(AdapterError, match="gpt2"):
-        peft.files(saved[1], "org/base", "gpt2")
+        peft.files(saved[1], "org/base", {"model_type": "gpt2"})
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_families_with_other_names_are_refused(saved):
     ],
 )
 def test_settings_that_mean_something_else_are_refused(saved, tmp_path, settings, fault):
-    files = peft.files(saved[1], "org/base", "llama")
+    files = peft.files(saved[1], "org/base", FOUR)
     changed = {**json.loads(files[peft.SETTINGS]), **settings}
     files[peft.SETTINGS] = json.dumps(changed).encode()
     with pytest.raises(AdapterError) as error:
@@ -106,7 +106,7 @@ def test_settings_that_mean_something_else_are_refused(saved, tmp_path, settings
 
 
 def test_every_array_that_is_wrong_is_named(saved, tmp_path):
-    folder = write(tmp_path / "peft", peft.files(saved[1], "org/base", "llama"))
+    folder = write(tmp_path / "peft", peft.files(saved[1], "org/base", FOUR))
     path = folder / peft.WEIGHTS
     arrays = load_file(path)
     names = sorted(arrays)
@@ -135,7 +135,7 @@ def test_folders_that_are_none_are_refused(tmp_path):
 
 
 def test_layers_with_a_gap_are_refused(saved, tmp_path):
-    folder = write(tmp_path / "peft", peft.files(saved[1], "org/base", "llama"))
+    folder = write(tmp_path / "peft", peft.files(saved[1], "org/base", FOUR))
     adapter, arrays, _ = peft.read(folder)
     with pytest.raises(AdapterError, match="layers 2, 3 of 5"):
         peft.fit(adapter, arrays, 5)

@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import psutil
 import pytest
 
+from mlx_ft import durable
 from mlx_ft.serve import jobs as module
-from mlx_ft.serve.jobs import Conflict, Job, Jobs, progress, rows
+from mlx_ft.serve.jobs import Conflict, Full, Job, Jobs
 from mlx_ft.serve.names import made
+from mlx_ft.serve.progress import Tail, progress, rows
 from mlx_ft.serve.store import Missing, Store
 
 TIMEOUT = 60
@@ -47,16 +50,31 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
+class Around:
+    """Notes what was done around jobs."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    @contextmanager
+    def room(self, job):
+        self.seen.append(("room", job.id))
+        yield
+        self.seen.append(("left", job.id))
+
+    def keep(self, job):
+        self.seen.append(("keep", job.id))
+
+    def after(self, job):
+        self.seen.append((job.status, job.id))
+
+
 class Server:
     """A store with its jobs, and what was done around them."""
 
     def __init__(self, home):
         self.store, self.seen = Store(home), []
-        self.jobs = Jobs(
-            self.store,
-            lambda job: self.seen.append(("before", job.id)),
-            lambda job: self.seen.append((job.status, job.id)),
-        )
+        self.jobs = Jobs(self.store, Around(self.seen))
 
     def close(self):
         self.jobs.close()
@@ -98,7 +116,8 @@ def test_they_are_done_in_order_one_at_a_time(server):
     for one in added:
         wait(server.jobs, one.id, "succeeded")
     time.sleep(0.1)
-    expected = [(what, one.id) for one in added for what in ("before", "succeeded")]
+    steps = ("room", "left", "keep", "succeeded")
+    expected = [(what, one.id) for one in added for what in steps]
     assert server.seen == expected
     assert [one.id for one in server.jobs.all()] == [one.id for one in reversed(added)]
     assert all(one.ended > one.started > one.created for one in added)
@@ -115,7 +134,7 @@ def test_a_job_that_fails_says_why_and_the_next_one_runs(server):
 
 def test_one_that_cannot_be_begun_fails_alone(home, monkeypatch):
     server = Server(home)
-    monkeypatch.setattr(server.jobs, "_before", lambda job: 1 / 0)
+    monkeypatch.setattr(server.jobs._around, "room", lambda job: 1 / 0)
     one = server.jobs.add(job())
     server.jobs.start()
     assert "ZeroDivisionError" in wait(server.jobs, one.id, "failed").error
@@ -189,8 +208,9 @@ import sys, time, pathlib
 from mlx_ft.serve import jobs as module
 from mlx_ft.serve.jobs import Jobs, Job
 from mlx_ft.serve.store import Store
+from tests.serve.test_jobs import Around
 module.COMMAND = (sys.executable, sys.argv[2])
-jobs = Jobs(Store(pathlib.Path(sys.argv[1])), lambda job: None, lambda job: None)
+jobs = Jobs(Store(pathlib.Path(sys.argv[1])), Around([]))
 jobs.add(Job("job-" + "0" * 24, "a", "m", "d", ["seconds=60"], {}))
 jobs.start()
 time.sleep(60)
@@ -222,11 +242,73 @@ def test_no_process_outlives_a_server_that_is_killed(home, tmp_path):
 
 def test_progress_is_read_from_a_file_that_grows(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert progress(tmp_path).step == 0
+    assert (progress(tmp_path).step, progress(tmp_path).total) == (0, None)
     path.write_text(
         '{"step": 0, "val/loss": 3.0}\n{"step": 1, "train/loss": 2.0}\nnot json\n'
         '{"step": 2, "train/loss": 1.5, "val/loss": 1.25}\n{"step": 3, "train/lo'
     )
+    (tmp_path / "origin.json").write_text('{"steps": 8}')
     found = progress(tmp_path)
     assert (found.step, found.loss, found.metrics["val/loss"]) == (2, 1.5, 1.25)
-    assert [row["step"] for row in rows(path, after=1)] == [1, 2]
+    assert (found.total, found.percent) == (8, 25.0)
+    assert [row["step"] for row in rows(tmp_path, after=1)] == [1, 2]
+
+
+def test_a_tail_reads_each_line_once_and_begins_again_with_the_file(tmp_path):
+    path = tmp_path / "rows"
+    tail = Tail(path)
+    assert tail.more() == []
+    path.write_text('{"a": 1}\n{"a": 2')
+    assert tail.more() == [{"a": 1}]
+    assert tail.more() == []
+    with path.open("a") as file:
+        file.write('}\n{"a": 3}\n')
+    assert tail.more() == [{"a": 2}, {"a": 3}]
+    path.write_text('{"a": 1}\n')
+    assert tail.more() == [{"a": 1}]
+
+
+def test_what_cannot_be_kept_is_no_success(server, monkeypatch):
+    monkeypatch.setattr(server.jobs._around, "keep", lambda job: 1 / 0)
+    one = server.jobs.add(job())
+    server.jobs.start()
+    assert "ZeroDivisionError" in wait(server.jobs, one.id, "failed").error
+
+
+def test_its_data_lies_with_the_job(server):
+    one = server.jobs.add(job(), {"rows.jsonl": b"{}\n"})
+    assert (server.store.place("jobs", one.id) / "rows.jsonl").read_bytes() == b"{}\n"
+
+
+def test_the_queue_has_an_end(server, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_QUEUE", 2)
+    for _ in range(2):
+        server.jobs.add(job())
+    with pytest.raises(Full, match="2 jobs"):
+        server.jobs.add(job())
+
+
+def test_stopping_twice_lets_it_save(server):
+    one = server.jobs.add(job("seconds=60"))
+    server.jobs.start()
+    running(server.jobs, one)
+    sent = []
+    genuine = server.jobs._process.send_signal
+    server.jobs._process.send_signal = lambda number: (sent.append(number), genuine(number))
+    server.jobs.stop(one.id, "paused")
+    server.jobs.stop(one.id, "paused")
+    wait(server.jobs, one.id, "paused")
+    assert sent == [signal.SIGTERM]
+
+
+def test_a_run_that_another_process_still_saves_is_waited_for(server):
+    one = server.jobs.add(job())
+    run = server.jobs.folder(one)
+    run.mkdir()
+    held = durable.lock(run / ".lock")
+    server.jobs.start()
+    time.sleep(0.5)
+    assert server.jobs.get(one.id).status == "running"
+    assert not (run / "begun").exists()
+    held.close()
+    wait(server.jobs, one.id, "succeeded")

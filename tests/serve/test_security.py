@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from mlx_ft.errors import ConfigError
-from mlx_ft.serve.security import Guard, Rules, TooLarge, is_loopback
+from mlx_ft.serve.limits import TooLarge
+from mlx_ft.serve.security import Guard, Rules, is_loopback
 
 KEY = "0123456789abcdef"
 
@@ -123,3 +124,16 @@ def test_others_need_a_key(host):
 def test_short_keys_are_refused():
     with pytest.raises(ConfigError, match="5 characters"):
         Rules("127.0.0.1", ("abcde",))
+
+
+def test_files_may_be_larger_than_other_bodies():
+    rules = Rules("127.0.0.1", body=100, upload=1000)
+    kind = ("content-type", "multipart/form-data; boundary=x")
+    for path, headers, status in (
+        ("/v1/files", [kind], 200),
+        ("/v1/files", [], 413),
+        ("/v1/chat/completions", [kind], 413),
+        ("/v1/files/x", [kind], 413),
+    ):
+        assert ask(rules, path, [*headers, ("content-length", "500")])[0] == status
+    assert ask(rules, "/v1/files", [kind, ("content-length", "9" * 5000)])[0] == 413

@@ -1,0 +1,1 @@
+"""A conversation with a run's model on a terminal, or with questions from a file."""

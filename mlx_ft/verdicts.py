@@ -1,0 +1,140 @@
+"""What judging a model gave, and what two models differ in. Importing this is cheap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlx_ft.errors import DataError
+from mlx_ft.intervals import Gap, Interval, bootstrap, gap, is_share, wilson
+
+if TYPE_CHECKING:
+    from mlx_ft.evaluation import Answer
+
+SHARED = ("question", "expected", "kind")  # of a row, whoever answers it
+COLUMNS = (*SHARED, "answer")  # beside those of the metrics
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a metric says of all answers, in their order, with the 95% interval of the mean.
+
+    A share (every value is 0 or 1) has Wilson's interval, anything else the bootstrap's.
+    """
+
+    mean: float
+    interval: Interval
+    values: list[float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Score:
+        """values: at least one."""
+        given = [float(value) for value in values]
+        interval = wilson(round(sum(given)), len(given)) if is_share(given) else bootstrap(given)
+        return cls(math.fsum(given) / len(given), interval, given)
+
+    @property
+    def share(self) -> bool:
+        """Whether it counts right answers."""
+        return is_share(self.values)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a model. loss: nats per target token, None without validation rows.
+
+    accuracy: the mean of the first metric, by which an answer is correct when its value is 1; None
+    without a metric. scores: of each metric by its name. rows: what was judged on; digest: of its
+    files.
+    """
+
+    loss: float | None
+    perplexity: float | None
+    accuracy: float | None
+    answers: list[Answer]
+    scores: dict[str, Score] = field(default_factory=dict)
+    rows: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models judged on the same rows. names: of the first, and of the second.
+
+    gaps: for each metric, what the second has more.
+    """
+
+    names: tuple[str, str]
+    first: Evaluation
+    second: Evaluation
+    gaps: dict[str, Gap]
+
+    @classmethod
+    def of(cls, names: tuple[str, str], first: Evaluation, second: Evaluation) -> Comparison:
+        """Pair them row by row. Raises DataError when they were judged on different rows."""
+        asked, other = (
+            [(one.question, one.reference) for one in each.answers] for each in (first, second)
+        )
+        if asked != other:
+            raise DataError("The two models were not judged on the same rows.")
+        gaps = {
+            name: gap(score.values, second.scores[name].values)
+            for name, score in first.scores.items()
+        }
+        if names[0] == names[1]:
+            names = (f"{names[0]} (1)", f"{names[1]} (2)")
+        return cls(names, first, second, gaps)
+
+    def differing(self, metric: str) -> tuple[list[int], list[int]]:
+        """The rows for which the metric gives the first one more, and the second one more."""
+        one, other = (each.scores[metric].values for each in (self.first, self.second))
+        rows = range(len(one))
+        return (
+            [row for row in rows if one[row] > other[row]],
+            [row for row in rows if one[row] < other[row]],
+        )
+
+
+def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """One row for each answer: question, expected, kind, answer and every metric's value."""
+    return [
+        {
+            "question": answer.question,
+            "expected": answer.reference,
+            "kind": answer.kind,
+            "answer": answer.prediction,
+            **{name: score.values[row] for name, score in evaluation.scores.items()},
+        }
+        for row, answer in enumerate(evaluation.answers)
+    ]
+
+
+def compared_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """The same, with both models' answers and values beside one another."""
+    first, second = rows_of(comparison.first), rows_of(comparison.second)
+    names = comparison.names
+    return [
+        {key: one[key] for key in SHARED}
+        | {
+            f"{key}: {name}": row[key]
+            for key in one
+            if key not in SHARED
+            for name, row in zip(names, (one, other), strict=True)
+        }
+        for one, other in zip(first, second, strict=True)
+    ]
+
+
+def as_json(value: Any) -> Any:
+    """A figure of this module as JSON has it: what is not finite becomes null."""
+    return _finite(asdict(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,237 @@
+"""`mlx-ft evaluate`: metrics with intervals, two models side by side, other rows, MLflow."""
+
+import csv
+import io
+import json
+
+import pytest
+from scipy import stats
+
+import mlx_ft
+from mlx_ft import cli, intervals
+from mlx_ft.errors import ConfigError, DataError, UserError
+from tests.jobs import summary
+
+ONE, TWO = "outputs/runs/one", "outputs/runs/two"
+ROWS = [
+    {"prompt": "say 1", "completion": "abcabc", "n": 1},
+    {"prompt": "say 2", "completion": "The abc!", "n": 2},
+    {"prompt": "say 3", "completion": "zz", "n": 3},
+]
+METRICS = """
+def length(prediction, reference, fields):
+    return len(prediction) * fields["n"]
+
+def begins(prediction, reference, fields):
+    return prediction[:1] == reference[:1]
+
+def fails(prediction, reference, fields):
+    return fields["nope"]
+"""
+
+
+@pytest.fixture
+def here(using):
+    """With other rows, and a file of metrics."""
+    (using / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (using / "mine.py").write_text(METRICS)
+    return using
+
+
+def evaluate(capsys, *arguments):
+    """What it prints as JSON, and on stderr."""
+    capsys.readouterr()
+    assert cli.main(["evaluate", *arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def test_a_runs_own_figures_with_an_interval(here, capsys):
+    found, _ = evaluate(capsys, "--run", ONE)
+    told = summary(here / ONE)
+    assert found["loss"] == pytest.approx(told["val_loss_after"], rel=1e-6)
+    assert found["accuracy"] == told["accuracy_after"]
+    assert found["rows"].endswith("rows.jsonl")
+    score = found["scores"]["exact_match"]
+    right = sum(answer["correct"] for answer in found["answers"])
+    assert sum(score["values"]) == right
+    expected = stats.binomtest(right, len(found["answers"])).proportion_ci(method="wilson")
+    assert score["interval"] == pytest.approx([expected.low, expected.high])
+    assert cli.main(["evaluate", "--run", ONE]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["validation", "loss", f"{told['val_loss_after']:.4f}"]
+    assert f"{right} of {len(found['answers'])}" in lines[-1]
+
+
+def test_base_against_tuned(here, capsys):
+    both, _ = evaluate(capsys, "--run", ONE, "--against", "base", "--data", "rows.jsonl")
+    base, _ = evaluate(capsys, "--run", ONE, "--base", "--data", "rows.jsonl")
+    tuned, _ = evaluate(capsys, "--run", ONE, "--data", "rows.jsonl")
+    assert both["names"] == ["base", "one"]
+    for key, alone in (("first", base), ("second", tuned)):
+        assert both[key]["loss"] == pytest.approx(alone["loss"], rel=1e-6)
+        assert both[key]["answers"] == alone["answers"]
+    assert tuned["accuracy"] > base["accuracy"]  # or this tests nothing
+    one, other = (each["scores"]["exact_match"]["values"] for each in (base, tuned))
+    gains = sum(a < b for a, b in zip(one, other, strict=True))
+    losses = sum(a > b for a, b in zip(one, other, strict=True))
+    gap = both["gaps"]["exact_match"]
+    assert (gap["only_first"], gap["only_second"]) == (losses, gains)
+    assert gap["p"] == pytest.approx(stats.binomtest(losses, gains + losses).pvalue)
+    assert gap["mean"] == pytest.approx(tuned["accuracy"] - base["accuracy"])
+    assert gap["interval"][0] <= gap["mean"] <= gap["interval"][1]
+
+
+def test_the_table_shows_where_they_differ(here, capsys):
+    capsys.readouterr()
+    arguments = ["evaluate", "--run", ONE, "--against", "base", "--data", "rows.jsonl"]
+    assert cli.main([*arguments, "--show", "2"]) == 0
+    out = capsys.readouterr().out
+    head = out.splitlines()[0].split()
+    assert head == ["base", "one", "difference"]
+    assert "McNemar, exact" in out
+    differing = int(out.split("exact_match differs for ")[1].split()[0])
+    assert differing > 2
+    assert out.count("say ") == 2
+    assert cli.main([*arguments, "--show", "0"]) == 0
+    assert "say " not in capsys.readouterr().out
+
+
+def test_another_run_on_the_same_rows(here, capsys):
+    both, _ = evaluate(capsys, "--run", ONE, "--against", TWO)
+    assert both["names"] == ["two", "one"]
+    assert both["first"]["loss"] == pytest.approx(summary(here / TWO)["val_loss_after"], rel=1e-6)
+    assert both["second"]["loss"] == pytest.approx(summary(here / ONE)["val_loss_after"], rel=1e-6)
+    itself, _ = evaluate(capsys, "--run", ONE, "--against", ONE)
+    assert itself["names"] == ["one (1)", "one (2)"]
+    assert itself["gaps"]["exact_match"]["mean"] == 0
+    assert itself["gaps"]["exact_match"]["p"] == 1
+
+
+def test_a_comparison_leaves_a_loaded_model_as_it_was(here):
+    tuned = mlx_ft.load(ONE)
+    before = mlx_ft.evaluate(tuned, metrics=[])
+    both = mlx_ft.compare(tuned, metrics=[])
+    assert both.second.loss == before.loss
+    assert both.first.loss != before.loss
+    assert mlx_ft.evaluate(tuned, metrics=[]).loss == before.loss
+
+
+def test_other_rows_by_several_metrics(here, capsys):
+    names = ["exact_match", "normalised_match", "contains", "json_valid"]
+    chosen = [word for name in names for word in ("--metric", name)]
+    found, _ = evaluate(capsys, "--run", ONE, "--data", "other.jsonl", *chosen)
+    assert list(found["scores"]) == names
+    assert [answer["reference"] for answer in found["answers"]] == ["abcabc", "The abc!", "zz"]
+    assert found["accuracy"] == found["scores"]["exact_match"]["mean"]
+    # The longest expected answer has 8 tokens: room for 8 + 8 // 4 + 1.
+    assert max(len(answer["prediction"]) for answer in found["answers"]) <= 11
+    short, _ = evaluate(capsys, "--run", ONE, "--data", "other.jsonl", "--max-tokens", "2", *chosen)
+    assert max(len(answer["prediction"]) for answer in short["answers"]) <= 2
+    one, _ = evaluate(capsys, "--run", ONE, "--data", "other.jsonl", "--rows", "1", *chosen)
+    assert len(one["answers"]) == 1
+
+
+def test_a_metric_of_ones_own(here, capsys):
+    own = ["--metric-from", "mine.py:length", "--metric-from", "mine.py:begins"]
+    found, err = evaluate(capsys, "--run", ONE, "--data", "other.jsonl", *own)
+    assert f"runs the code in {here}/mine.py" in err
+    lengths = [len(a["prediction"]) * n for a, n in zip(found["answers"], (1, 2, 3), strict=True)]
+    score = found["scores"]["length"]
+    assert score["values"] == lengths
+    assert score["mean"] == pytest.approx(sum(lengths) / 3)
+    assert score["interval"] == pytest.approx(intervals.bootstrap(lengths))
+    both, _ = evaluate(capsys, "--run", ONE, "--against", "base", "--data", "other.jsonl", *own)
+    assert both["gaps"]["length"]["p"] is None
+    assert both["gaps"]["begins"]["p"] is not None
+    assert cli.main(["evaluate", "--run", ONE, "--data", "other.jsonl", *own]) == 0
+    assert f"{score['mean']:.4f}" in capsys.readouterr().out
+
+
+def test_a_function_is_a_metric_in_python(here):
+    def begins(prediction, reference, fields):
+        return prediction[:1] == reference[:1]
+
+    found = mlx_ft.evaluate(ONE, data="other.jsonl", metrics=[begins, "contains"])
+    assert list(found.scores) == ["begins", "contains"]
+    assert found.answers[0].correct == (found.scores["begins"].values[0] == 1)
+
+
+def test_answers_as_csv(here, capsys, tmp_path):
+    file = tmp_path / "answers.csv"
+    found, _ = evaluate(
+        capsys, "--run", ONE, "--against", "base", "--data", "other.jsonl",
+        "--metric", "contains", "--csv", str(file),
+    )  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    assert [row["answer: one"] for row in rows] == [
+        answer["prediction"] for answer in found["second"]["answers"]
+    ]
+    assert [float(row["contains: base"]) for row in rows] == (
+        found["first"]["scores"]["contains"]["values"]
+    )
+    assert rows[1]["question"] == "say 2"
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--base", "--against", "base"], ["--base judges the base alone"]),
+        (["--metric", "nope"], ["--metric: found 'nope'", "json_valid"]),
+        (["--metric", "none"], ["--metric: found 'none'"]),
+        (["--csv", "x.txt", "--rows", "0"], ["--csv: found", "--rows: found 0"]),
+        (["--shots", "1"], ["--tasks only"]),
+        (["--tasks", "x", "--log", "--data", "y"], ["--log is of no use", "--data is of no use"]),
+        (["--metric", "sql_execution"], ["needs a database"]),
+        (["--metric", "contains", "--metric", "contains"], ["named twice"]),
+        (["--data", "nowhere.jsonl"], ["--data: no file or folder", "nowhere.jsonl"]),
+        (["--data", "faulty.jsonl"], ["1 of 2 rows are faulty", "faulty.jsonl:2"]),
+        (["--metric", "contains_answer"], ["contains_answer cannot judge", "has no `answer`"]),
+        (["--metric-from", "mine.py:fails"], ["fails raised KeyError", "mine.py:9"]),
+        (["--metric-from", "mine.py:nope"], ["has no function nope"]),
+        (["--against", "nowhere"], ["'nowhere'"]),
+    ],
+)
+def test_mistakes(argv, expected, here, capsys):
+    (here / "faulty.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": 3}\n')
+    arguments = [*argv] if "--run" in argv else ["--run", ONE, *argv]
+    assert cli.main(["evaluate", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert [words for words in expected if words not in err] == []
+    assert "Traceback" not in err
+
+
+def test_rows_without_answers_are_counted(here, capsys):
+    rows = [*ROWS, {"text": "abc abc"}]
+    (here / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, err = evaluate(capsys, "--run", ONE, "--data", "mixed.jsonl")
+    assert len(found["answers"]) == 3
+    assert "which no metric judges: 1" in err
+
+
+def test_a_folder_is_judged_by_its_test_rows(here, capsys):
+    folder = here / "split"
+    folder.mkdir(exist_ok=True)
+    for name, rows in (("train", ROWS), ("valid", ROWS[:2]), ("test", ROWS[:1])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, err = evaluate(capsys, "--run", ONE, "--data", "split")
+    assert len(found["answers"]) == 1
+    assert "judged on its test rows" in err
+
+
+def test_python_faults_are_errors(here):
+    with pytest.raises(ConfigError, match="Nothing can be judged") as caught:
+        mlx_ft.evaluate(ONE, metrics=["nope"], limit=0, max_tokens=0)
+    assert len(caught.value.faults) == 3
+
+    def answer(*_):
+        return True
+
+    with pytest.raises(ConfigError, match="cannot be called answer"):
+        mlx_ft.evaluate(ONE, metrics=[answer])
+    with pytest.raises(UserError, match="gave None"):
+        mlx_ft.evaluate(ONE, metrics=[lambda *_: None])
+    first = mlx_ft.evaluate(ONE, data="other.jsonl")
+    second = mlx_ft.evaluate(ONE, data="rows.jsonl")
+    with pytest.raises(DataError, match="same rows"):
+        mlx_ft.Comparison.of(("a", "b"), first, second)
