@@ -131,7 +131,7 @@ def test_download_asks_the_hub_even_when_it_is_here(
     cache: Path, downloaded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(hub, "download", asked.append)
+    monkeypatch.setattr(hub, "download", lambda name, told: asked.append(name))
     assert catalog.download(NAME, cache, CONF).name == NAME
     assert asked == [NAME]
 
