@@ -456,6 +456,7 @@ def test_on_a_real_terminal(using):
         assert process.wait(60) == 0
     finally:
         process.kill()
+        process.wait(60)
         os.close(parent)
 
 

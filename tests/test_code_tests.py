@@ -19,19 +19,21 @@ from tests.hostile_answers import HOSTILE
 DOUBLE = "def double(x):\n    return 2 * x"
 TESTS = ["assert double(2) == 4", "assert double('ab') == 'abab'", "assert double([1]) == [1, 1]"]
 QUICK = Limits(cpu_seconds=1, wall_seconds=4.0, memory_bytes=256 * 1024 * 1024)
+# For what has to pass, on however busy a machine.
+PATIENT = Limits(cpu_seconds=30, wall_seconds=60.0)
 
 
-def judge(code: str, tests: list[str] | None = None) -> Verdict:
-    return run_tests(textwrap.dedent(code), TESTS if tests is None else tests, limits=QUICK)
+def judge(code: str, tests: list[str] | None = None, limits: Limits = QUICK) -> Verdict:
+    return run_tests(textwrap.dedent(code), TESTS if tests is None else tests, limits=limits)
 
 
 # Right and wrong
 
 
 def test_right_code_passes_and_wrong_code_fails() -> None:
-    assert judge(DOUBLE).passed
-    assert judge("double = lambda x: x + x").passed
-    wrong = judge("def double(x): return x")
+    assert judge(DOUBLE, limits=PATIENT).passed
+    assert judge("double = lambda x: x + x", limits=PATIENT).passed
+    wrong = judge("def double(x): return x", limits=PATIENT)
     assert not wrong.passed
     assert wrong.reason.startswith("test 1: AssertionError")
 
@@ -53,7 +55,7 @@ def test_right_code_passes_and_wrong_code_fails() -> None:
     ],
 )
 def test_code_that_fails_says_why(code: str, reason: str) -> None:
-    verdict = judge(code)
+    verdict = judge(code, limits=PATIENT)
     assert not verdict.passed
     assert reason in verdict.reason
 

@@ -168,6 +168,7 @@ def test_a_crash_halves_the_micro_batch_of_the_resumed_run(place, capsys):
     assert summary(place / "run")["out_of_memory"] == 1
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_down_changes_nothing(place, capsys):
     assert main(job("hydra.run.dir=plain")) == 0
     with closing(socket.create_server(("127.0.0.1", 0))) as server:

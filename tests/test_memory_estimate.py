@@ -69,8 +69,16 @@ class Row:
 LENGTHS = [(128, 128, 128, 128), (512,), (300, 200, 100, 40)]
 
 
-@pytest.mark.parametrize("segments", [False, True])
-@pytest.mark.parametrize("checkpointed", [False, 2, True])
+@pytest.mark.parametrize(
+    ("checkpointed", "segments"),
+    [
+        (False, False), (True, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(False, True), (2, False), (2, True), (True, False)]
+        ),
+    ],
+)  # fmt: skip
 def test_the_estimate_is_near_mlxs_peak(checkpointed, segments, monkeypatch):
     # Our own exponentials take a few more MB, whatever the size of the model.
     monkeypatch.setattr(runtime, "scalar_exponentials", lambda: False)

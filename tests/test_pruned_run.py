@@ -93,6 +93,7 @@ def test_a_run_that_was_killed_as_it_was_pruned_is_asked_again(place, monkeypatc
     assert summary(place / "run")["steps"] == 4
 
 
+@pytest.mark.slow
 def test_a_sweep_of_real_runs_prunes_and_goes_on(place, capsys):
     """Learning rates from good to none: the hopeless ones end at their first validation."""
     given = [text for text in job("train.max_steps=16", "tracking=mlflow", "eval.before=false")

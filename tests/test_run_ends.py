@@ -201,6 +201,7 @@ def test_the_log_has_what_was_said_before_the_folder(place):
     assert "repeat another one" in log
 
 
+@pytest.mark.slow
 def test_each_run_of_a_process_has_its_own_peak(place):
     assert main(job("lora.rank=256", "hydra.run.dir=large")) == 0
     assert main(job("lora.rank=1", "hydra.run.dir=small")) == 0

@@ -50,13 +50,18 @@ def what_came(folder):
     ("swept", "values"),
     [
         ("lora.rank", ["2", "4"]),
-        ("lora.num_layers", ["1", "all"]),
-        ("memory_profile.grad_checkpoint", ["true", "false"]),
-        ("seed", ["1", "2"]),
-        ("lora.dropout", ["0.3", "0.0"]),
-        ("data.packing", ["none", "segments"]),
-        ("memory_profile.max_seq_length", ["16", "64"]),
-        ("train.offload_frozen", ["true", "false"]),
+        *(
+            pytest.param(key, values, marks=pytest.mark.slow)
+            for key, values in [
+                ("lora.num_layers", ["1", "all"]),
+                ("memory_profile.grad_checkpoint", ["true", "false"]),
+                ("seed", ["1", "2"]),
+                ("lora.dropout", ["0.3", "0.0"]),
+                ("data.packing", ["none", "segments"]),
+                ("memory_profile.max_seq_length", ["16", "64"]),
+                ("train.offload_frozen", ["true", "false"]),
+            ]
+        ),
     ],
 )
 def test_a_trial_is_the_run_that_it_would_be_alone(place, swept, values):
@@ -94,6 +99,7 @@ def test_the_base_is_loaded_and_judged_once(place, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_estimate")
+@pytest.mark.slow
 def test_a_trial_that_fails_leaves_nothing_to_the_next_one(place, monkeypatch):
     entered = shared.lora.attach
     failing = []
@@ -114,6 +120,7 @@ def test_a_trial_that_fails_leaves_nothing_to_the_next_one(place, monkeypatch):
     assert what_came(Path("s/rank=4")) == what_came(Path("alone"))
 
 
+@pytest.mark.slow
 def test_another_model_or_precision_is_loaded(place):
     tiny.save(Path("other"), seed=1)
     keeper = Shared()

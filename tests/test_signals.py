@@ -39,6 +39,7 @@ def test_a_signal_at_a_random_moment(place):
     assert "killed" in words
 
 
+@pytest.mark.slow
 def test_a_second_signal_in_a_long_step(place):
     for word, wrong in twice(place, 1, random.Random(SEED), compare=False):
         assert wrong == []

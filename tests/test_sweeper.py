@@ -370,6 +370,7 @@ def test_a_trial_that_was_killed_as_it_told_its_end_is_asked_again(world, tmp_pa
     assert [call[0].train.resume for call in world.calls] == ["never", "never", "auto"]
 
 
+@pytest.mark.slow
 def test_a_named_sweep_grows_but_takes_no_other_settings(world, capsys):
     name = "sweep.name=mine"
     assert main(["-m", "lora.rank=8,16", name]) == 0
@@ -384,6 +385,7 @@ def test_a_named_sweep_grows_but_takes_no_other_settings(world, capsys):
     assert len(world.calls) == 3
 
 
+@pytest.mark.slow
 def test_other_settings_are_another_sweep(world):
     for more in ([], ["lora.alpha=64"], ["log_level=error"]):
         main(["-m", "lora.rank=8,16", *more])
@@ -413,6 +415,7 @@ def test_a_point_that_has_become_possible_is_run(world, tmp_path):
     assert [call[0].model.path for call in world.calls] == ["embedded", "./late"]
 
 
+@pytest.mark.slow
 def test_each_point_may_be_run_with_several_seeds(world, capsys):
     assert main(["-m", "lora.rank=8,16", "sweep.seeds=2", "seed=5"]) == 0
     assert [(c[0].lora.rank, c[0].seed) for c in world.calls] == [(8, 5), (8, 6), (16, 5), (16, 6)]
@@ -420,6 +423,7 @@ def test_each_point_may_be_run_with_several_seeds(world, capsys):
     assert "several values of seed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_best_by_another_metric(world, capsys):
     assert main(["-m", "lora.rank=8,16", "sweep.direction=maximize"]) == 0
     assert world.best["trial"] == "rank=8"
@@ -439,11 +443,18 @@ def test_a_dry_run_writes_and_runs_nothing(world, tmp_path, capsys):
     assert (world.parents, world.calls) == ([], [])
 
 
+def clocked(patch, clock):
+    """The sweep's time and its trials', not `time.time` itself: that is the logger's too."""
+    for module in ("running", "trial"):
+        told = types.SimpleNamespace(**{**vars(time), "time": lambda: next(clock)})
+        patch.setattr(f"mlx_ft.sweeper.{module}.time", told)
+
+
 def test_no_trial_begins_after_its_hours(world, monkeypatch, capsys):
     again = ["-m", "lora.rank=8,16,32", "sweep.max_hours=1"]
     with monkeypatch.context() as patch:
         clock = iter([0.0, 100.0, 3700.0, 3800.0])  # the sweep's, then each trial's
-        patch.setattr("mlx_ft.sweeper.running.time.time", lambda: next(clock))
+        clocked(patch, clock)
         assert main(again) == 1
     assert len(world.calls) == 1
     assert "rank=16: sweep.max_hours is over" in capsys.readouterr().out

@@ -33,6 +33,7 @@ def test_one_folder_for_several_trials_is_refused(world, subdir, tmp_path, capsy
     ],
 )
 @pytest.mark.parametrize("given", ["argument", "file"])
+@pytest.mark.slow
 def test_folders_that_differ_are_the_users(world, subdir, names, given, tmp_path):
     """The table, and a second sweep, know where the trials are, too."""
     argv = ["-m", "lora.rank=8,16", "hydra.sweep.dir=o"]

@@ -3,11 +3,14 @@
 import fcntl
 import json
 
+import pytest
+
 from mlx_ft.main import main
 from mlx_ft.runfolder import LOCK
 from tests.jobs import job
 
 
+@pytest.mark.slow
 def test_a_trial_that_another_process_runs_is_left_to_it(place, capsys):
     job_ = job("lora.rank=2,4", "train.max_steps=2")
     single = [text for text in job_ if not text.startswith("hydra.run.dir")]

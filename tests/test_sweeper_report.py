@@ -62,6 +62,7 @@ def test_the_command_reads_what_the_sweep_wrote(capsys):
     assert "rank=16 (0.0625) is better than the next best, rank=8 (0.1250), by 0.0625" in out
 
 
+@pytest.mark.slow
 def test_a_sweep_of_what_a_real_run_leaves(place):
     """With the tiny model: curves and answers reach the page."""
     arguments = [text for text in job("lora.rank=2,4", "train.max_steps=2", "eval.task_rows=1")

@@ -16,7 +16,7 @@ from mlx_ft.sweeper.accept import look_at
 from mlx_ft.sweeper.points import _at_once
 from mlx_ft.sweeper.search import Outcome, ask, spread, startup
 from mlx_ft.sweeper.space import Space
-from tests.test_sweeper import world
+from tests.test_sweeper import clocked, world
 
 pytestmark = pytest.mark.usefixtures("no_estimate")
 
@@ -86,7 +86,14 @@ def rows(world) -> list[dict]:
     return world.finished[-1][1]
 
 
-@pytest.mark.parametrize(("sampler", "count"), [("tpe", 6), ("spread", 3), ("random", 3)])
+@pytest.mark.parametrize(
+    ("sampler", "count"),
+    [
+        pytest.param("tpe", 6, marks=pytest.mark.slow),
+        pytest.param("spread", 3, marks=pytest.mark.slow),
+        ("random", 3),
+    ],
+)
 def test_a_search_tries_as_many_points_and_follows_from_its_seed(bowl, sampler, count):
     given = ["-m", "sweep=search", RATE, f"sweep.sampler={sampler}", f"sweep.trials={count}",
              "sweep.pruner=none"]  # fmt: skip
@@ -118,6 +125,7 @@ SLOW = pytest.mark.slow  # the same at other moments
 
 
 @pytest.mark.parametrize("killed_at", [pytest.param(0, marks=SLOW), 3, pytest.param(6, marks=SLOW)])
+@pytest.mark.slow
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(bowl, killed_at):
     given = ["-m", "sweep=search", RATE, "sweep.trials=7"]  # the last three by what was learned
     assert main([*given, "sweep.name=whole"]) == 0
@@ -137,6 +145,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(bowl, killed_at)
     assert len(bowl.calls) == 7
 
 
+@pytest.mark.slow
 def test_a_search_whose_points_are_lost_asks_for_the_same_and_runs_none_again(bowl, tmp_path):
     assert main(argv("sweep.trials=8")) == 0
     first, folder = tried(bowl), tmp_path / "outputs/sweeps/s"
@@ -147,6 +156,7 @@ def test_a_search_whose_points_are_lost_asks_for_the_same_and_runs_none_again(bo
     assert len(bowl.calls) == 9
 
 
+@pytest.mark.slow
 def test_damaged_points_are_told(bowl, tmp_path, capsys):
     assert main(argv("sweep.trials=2")) == 0
     place = tmp_path / "outputs/sweeps/s/points.json"
@@ -237,6 +247,7 @@ def test_failed_trials_are_avoided_and_retried_when_asked(bowl):
     assert len(bowl.calls) == count + sum(failed)
 
 
+@pytest.mark.slow
 def test_each_point_may_have_several_seeds(bowl):
     given = ("sweep.trials=3", "sweep.seeds=2", "seed=5", "sweep.pruner=none")
     bowl.loss = lambda config: loss(config) + (0.5 if config.seed == 6 else 0)
@@ -275,6 +286,7 @@ def test_a_dry_run_of_a_search_shows_its_space_and_what_was_done(bowl, tmp_path,
     assert out.count("  finished") + out.count("  pruned") == 2
 
 
+@pytest.mark.slow
 def test_the_name_of_a_search_depends_on_its_space_and_not_on_its_points(bowl):
     base = {"sweep": "search", "optimizer.learning_rate": RATE.partition("=")[2],
             "lora.rank": "4,8", "sweep.trials": "1"}  # fmt: skip
@@ -288,11 +300,12 @@ def test_the_name_of_a_search_depends_on_its_space_and_not_on_its_points(bowl):
     assert all(name.startswith("learning_rate-rank-") for name in names)
 
 
+@pytest.mark.slow
 def test_the_hours_end_a_search_and_the_next_night_goes_on(bowl, monkeypatch, capsys):
     given = ("sweep.trials=4", "sweep.max_hours=1", "sweep.pruner=none")
     with monkeypatch.context() as patch:
         clock = iter([0.0, 100.0, 200.0, 3700.0, 3800.0])  # the sweep's, then each trial's
-        patch.setattr("mlx_ft.sweeper.running.time.time", lambda: next(clock))
+        clocked(patch, clock)
         assert main(argv(*given)) == 1
     assert [row["status"] for row in rows(bowl)] == ["FINISHED", "FINISHED", "NOT RUN"]
     assert "sweep.max_hours is over" in capsys.readouterr().out
@@ -367,6 +380,7 @@ def test_a_trial_that_cannot_be_judged_is_told_and_counts_as_failed(bowl, capsys
     assert bowl.best is None
 
 
+@pytest.mark.slow
 def test_points_asked_together_follow_from_what_is_known_alone(bowl, monkeypatch):
     """As with a launcher that runs three at a time: a batch is asked for before its first end."""
     monkeypatch.setattr(points, "_at_once", lambda cfg: 3)

@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 from mlx_ft import lora, step
 from mlx_ft.main import main
 from tests.jobs import job
@@ -17,6 +19,7 @@ POINTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_three_that_fail_are_told_of_and_the_other_six_are_done(place, monkeypatch, capsys):
     genuine = step.summed_gradient
 

@@ -209,6 +209,7 @@ def test_the_leaders_death_ends_the_others(place):
     assert "another process of this run is gone" in said[1]
 
 
+@pytest.mark.slow
 def test_processes_that_differ_are_refused(place):
     codes, said = Started(place, 2, *job(), other=("seed=1",)).end()
     assert codes == [2, 2]

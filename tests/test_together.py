@@ -71,10 +71,8 @@ GRIDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["ranks, rates and lengths", pytest.param("seeds and what a step is", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(GRIDS))
 def test_each_trial_is_the_one_alone(place, kind):
     grid = GRIDS[kind]
     assert sweep("alone", *grid) == 0
@@ -113,6 +111,7 @@ def statuses(place: Path, name: str) -> list[str]:
         return [row["status"] for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_one_that_fails_leaves_the_others_as_they_are(place, monkeypatch, capsys):
     from mlx_ft import optim
 
@@ -133,6 +132,7 @@ def test_one_that_fails_leaves_the_others_as_they_are(place, monkeypatch, capsys
     assert "steps in a row" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_makes_smaller_batches_of_all(place, monkeypatch):
     from mlx_ft import joint
 

@@ -530,6 +530,7 @@ if number:
 """
 
 
+@pytest.mark.slow
 def test_four_processes_on_a_fresh_database(tmp_path: Path) -> None:
     """All four work; the one that leaves without `end` is marked FAILED."""
     command = [sys.executable, "-c", PROCESSES, str(tmp_path)]

@@ -215,6 +215,7 @@ words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs
     name=words.filter(lambda text: text.strip() and "${" not in text),
     modules=st.sampled_from(["attention", ["q_proj"], ["q_proj", "v_proj"]]),
 )
+@pytest.mark.slow
 def test_the_public_form_runs_again_as_it_is(tmp_path, rank, rate, name, modules):
     cfg = OmegaConf.create(asdict(Config()))
     cfg.lora.rank, cfg.lora.target_modules = rank, modules

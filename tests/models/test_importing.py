@@ -35,6 +35,7 @@ def run(code: str) -> str:
         "import_mlx_lm(); from mlx_lm.tuner.utils import linear_to_lora_layers",
     ],
 )
+@pytest.mark.slow
 def test_all_of_mlx_lm_is_there_when_asked_for(code: str) -> None:
     run(f"{code}\nassert 'transformers' in sys.modules")
 

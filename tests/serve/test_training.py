@@ -333,7 +333,7 @@ def test_openais_paths(served):
     assert served.client.get(f"/v1/files/{file['id']}/content").content == LINES
     assert [one["id"] for one in served.get("/v1/files")["data"]] == [file["id"]]
     asked = {
-        "model": "tiny", "training_file": file["id"], "suffix": "mine",
+        "model": "tiny", "training_file": file["id"], "suffix": "by-path",
         "method": {"type": "supervised",
                    "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 4,
                                                       "learning_rate_multiplier": 0.5}}},
@@ -349,8 +349,8 @@ def test_openais_paths(served):
     path = f"/v1/fine_tuning/jobs/{job['id']}"
     until(lambda: served.get(path)["status"] in ("succeeded", "failed"))
     ended = served.get(path)
-    assert (ended["status"], ended["fine_tuned_model"]) == ("succeeded", "mine")
-    assert served.chat("mine") != served.chat("tiny")  # at once
+    assert (ended["status"], ended["fine_tuned_model"]) == ("succeeded", "by-path")
+    assert served.chat("by-path") != served.chat("tiny")  # at once
     newest = served.get(f"{path}/events", params={"limit": 3})
     assert newest["has_more"] is True
     assert "completed" in newest["data"][0]["message"]
@@ -359,7 +359,7 @@ def test_openais_paths(served):
     losses = [one["data"]["train_loss"] for one in older["data"] if one["type"] == "metrics"]
     assert losses == sorted(losses)
     again = served.post("/v1/fine_tuning/jobs", asked)
-    assert served.server.jobs.get(again["id"]).adapter.startswith("mine-")
+    assert served.server.jobs.get(again["id"]).adapter.startswith("by-path-")
     listed = served.get("/v1/fine_tuning/jobs", params={"limit": 2})["data"]
     assert [one["id"] for one in listed] == [again["id"], job["id"]]
     assert fine(served.client.delete(f"/v1/files/{file['id']}"))["deleted"] is True
