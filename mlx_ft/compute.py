@@ -25,7 +25,7 @@ FEW_LAYERS = 2  # that cost no more than to remember them
 # The first epoch computes rows one by one, which later ones have to make good. On 2 cores
 # (benchmarks/RESULTS.md) 3 epochs of 109-token rows gain 1.22x; of 48-token rows they take 1.15
 # times as long, and a later one gains 1.37x: 6.5 are even. In between nothing is measured.
-LONG_ROWS = 100  # tokens on the average
+LONG_ROWS = 90  # tokens on the average
 EPOCHS_LONG, EPOCHS_SHORT = 3, 7
 
 

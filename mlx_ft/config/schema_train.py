@@ -46,7 +46,7 @@ class TrainConfig:
         "auto",
         "Keep what the layers below the adapted ones give for each row, and compute it only once; "
         "`auto`: if there are two such layers or more (`lora.num_layers`), from 3 epochs on, with "
-        "rows below 100 tokens from 7 on, in a sweep always.",
+        "rows below 90 tokens from 7 on, in a sweep always.",
         kind="bool|'auto'",
     )
     frozen_cache_gb: float = option(
