@@ -251,10 +251,15 @@ def draw(findings: list[Finding], axes: Any) -> None:
 
 def main() -> None:
     parser = measuring.parser(__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []])  # none given: []
+    # Without `choices`, which would have to have the [] of none given, and show it.
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; default: all"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scale", type=int, default=1, help="divides the sizes, for a short try")
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in NAMES]:
+        parser.error(f"found {', '.join(unknown)}; expected some of {', '.join(NAMES)}")
     about = measuring.machine()
     run = {"head": head, "packing": packing, "prefix": prefix, "frozen": frozen}
     findings: list[Finding] = []

@@ -7,7 +7,8 @@ dropout) on the same float32 weights of SmolLM2-135M-Instruct and the same rows,
 they come (`plain`) and with two tables' schema in the prompt (`tables`): 3 epochs of 64 rows, 4 at
 once, AdamW at a constant rate, loss on the answer only (up to its end-of-turn token; PEFT and
 mlx-lm go on to the newline after it, mlx-lm to a token of padding). Frozen layers are cached from
-the second epoch on, which `frozen_cache=false` goes without; `2 rows at once` and `1 row at once`
+the second epoch on where `train.frozen_cache=auto` does so (`tables`, not `plain`), which
+`frozen_cache=false` goes without; `2 rows at once` and `1 row at once`
 take a step in micro-batches of so many, `offloaded` has the layers below the adapter in a file
 (`train.offload_frozen=true`), both for less memory. Each run is a process of its own; the
 order alternates from repeat to repeat, whose number is the seed. Peers: mlx-lm's own trainer, as

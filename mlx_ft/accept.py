@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from mlx_ft.models.forward import Forward, forward_of
 from mlx_ft.models.tokenizer import deferred_tokenizer, needs_download
 from mlx_ft.shared import Shared
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Accepted:
@@ -41,6 +44,7 @@ class Accepted:
     forward: Forward
     shared: Shared | None = None  # with the runs before and after in this process
     start: initial.Start | None = None  # the adapter that it begins with, if not a new one
+    short: bool = False  # of memory for a single row; it was said
 
 
 def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = None) -> Accepted:
@@ -75,12 +79,15 @@ def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = No
         initial.put(loaded.model, ready.start)
     checkpoint_layers(loaded.model, count(profile.grad_checkpoint, adapter.num_layers))
     forward = forward_of(loaded.model)
-    resolved, forward = compute.choose(resolved, ready.device, forward, loaded)
+    resolved, forward = compute.choose(
+        resolved, ready.device, forward, loaded, dataset, trial=shared is not None
+    )
     try:
         needed = memory_guard.job(resolved, loaded, adapter, forward)
-        size = memory_plan.room(resolved, ready.device).size
-        longest = int(dataset.train.lengths.max())
-        resolved = memory_plan.fitted(resolved, config, needed, longest, size)
+        room, longest = memory_plan.room(resolved, ready.device), int(dataset.train.lengths.max())
+        resolved = memory_plan.fitted(resolved, config, needed, longest, room.size)
+        if short := memory_plan.shortage(resolved, needed, longest, room):
+            logger.warning("%s", short)
     except BaseException:
         if forward.frozen is not None:
             forward.frozen.close()  # another run is to write there
@@ -88,7 +95,7 @@ def accept(config: Config, public: Mapping[str, Any], shared: Shared | None = No
     shown = _record_choices(public, resolved)
     return Accepted(
         resolved, shown, ready.device, loaded, dataset, ready.metric, adapter, vocabulary, forward,
-        shared, ready.start,
+        shared, ready.start, short is not None,
     )  # fmt: skip
 
 

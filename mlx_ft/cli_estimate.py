@@ -14,8 +14,7 @@ from mlx_ft.runtime import GIB
 if TYPE_CHECKING:
     from mlx_ft.config.schema import Config
     from mlx_ft.memory_estimate import Estimate, Knob
-    from mlx_ft.memory_plan import Speed
-    from mlx_ft.outlook import Outlook, Work
+    from mlx_ft.outlook import Outlook
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -119,11 +118,13 @@ def _figures(ahead: Outlook) -> dict[str, Any]:
                  "checkpoints": job.checkpoint() * config.checkpoint.keep_last,
                  "download": download},
         "work": asdict(work),
-        "time": {"operations": ahead.operations, "seconds": ahead.seconds, **asdict(ahead.speed)},
+        "time": {"operations": ahead.operations, "seconds": ahead.seconds, "reads": ahead.reads,
+                 **asdict(ahead.speed)},
     }  # fmt: skip
 
 
 def _lines(found: dict[str, Any], ahead: Outlook) -> Iterator[str]:
+    from mlx_ft import memory_plan
     from mlx_ft.memory_estimate import Knob
 
     job, work, room = ahead.job, ahead.work, ahead.room
@@ -145,8 +146,13 @@ def _lines(found: dict[str, Any], ahead: Outlook) -> Iterator[str]:
     if work.longest is not None:
         yield f"with the longest row of your data ({work.longest} tokens): " \
               f"{_gb(found['longest_row'])}"  # fmt: skip
-    verdict = "fits into" if found["budget"]["fits"] else "does NOT fit into"
-    yield f"{verdict} {_gb(room.size)}: {room.bound}"
+    columns = work.longest or int(profile.max_seq_length)
+    if found["budget"]["fits"]:
+        yield f"fits into {_gb(room.size)}: {room.bound}"
+    elif short := memory_plan.shortage(config, now, columns, room):
+        yield f"does NOT fit: {short}"
+    else:
+        yield f"does NOT fit into {_gb(room.size)}: {room.bound}; one row at once does"
     yield ""
     yield from _saving([Knob(**knob) for knob in found["knobs"]])
     yield ""
@@ -157,7 +163,7 @@ def _lines(found: dict[str, Any], ahead: Outlook) -> Iterator[str]:
         yield f"Test questions, {rows_at_once} at once (eval.generation_batch_size), may need more"
         yield "memory than the training, and take their own time: neither is counted."
         yield ""
-    yield from _time(ahead.seconds, work, ahead.speed)
+    yield from _time(ahead)
 
 
 def _checkpointed(now: Estimate) -> str:
@@ -210,11 +216,19 @@ def _disk(disk: dict[str, int], config: Config) -> Iterator[str]:
         yield f"      the model itself, about {_gb(disk['download'])} to download"
 
 
-def _time(seconds: float, work: Work, speed: Speed) -> Iterator[str]:
+def _time(ahead: Outlook) -> Iterator[str]:
+    from mlx_ft.memory_plan import READING
+
+    seconds, work = ahead.seconds, ahead.work
     hours = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"
     yield f"time: about {hours} of training, for {work.steps:,} steps, {work.epochs:,.2f} epochs"
     yield f"      of {work.about}"
-    yield f"      at {speed.about}"
+    yield f"      at {ahead.speed.about}"
+    if ahead.reads:
+        yield f"      {_gb(ahead.reads)} of it read in the first epoch (train.offload_frozen), " \
+              f"{ahead.reads / READING / 60:,.1f} minutes"  # fmt: skip
+        yield f"      at {READING / 1e9:.2f} GB/s, a cold disk's on Linux; none for rows that an " \
+              "earlier run left in the cache"  # fmt: skip
 
 
 def _gb(size: float) -> str:

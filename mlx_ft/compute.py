@@ -14,6 +14,7 @@ from pathlib import Path
 from mlx_ft import exponentials, runtime, together
 from mlx_ft.activations import Store
 from mlx_ft.config.schema import Config
+from mlx_ft.data.prepare import Dataset
 from mlx_ft.errors import ConfigError, StorageError
 from mlx_ft.models import segments
 from mlx_ft.models.forward import Forward, with_frozen
@@ -21,12 +22,26 @@ from mlx_ft.models.load import Loaded, weights_digest
 
 DECIDING = (exponentials, segments)  # code that decides last digits
 FEW_LAYERS = 2  # that cost no more than to remember them
+# The first epoch computes rows one by one, which later ones have to make good. On 2 cores
+# (benchmarks/RESULTS.md) 3 epochs of 109-token rows gain 1.22x; of 48-token rows they take 1.15
+# times as long, and a later one gains 1.37x: 6.5 are even. In between nothing is measured.
+LONG_ROWS = 90  # tokens on the average
+EPOCHS_LONG, EPOCHS_SHORT = 3, 7
 
 
-def choose(config: Config, device: str, forward: Forward, loaded: Loaded) -> tuple[Config, Forward]:
+def choose(
+    config: Config,
+    device: str,
+    forward: Forward,
+    loaded: Loaded,
+    dataset: Dataset,
+    *,
+    trial: bool = False,
+) -> tuple[Config, Forward]:
     """`config` without the `auto` of `data.packing` and `train.frozen_cache`, and its forward.
 
-    Raises ConfigError for what was asked for and cannot be.
+    trial: of a sweep, whose other trials have the same rows. Raises ConfigError for what was asked
+    for and cannot be.
     """
     asked, path = config.train.frozen_cache, config.model.path
     packing = _packing(config, device, forward)
@@ -39,9 +54,9 @@ def choose(config: Config, device: str, forward: Forward, loaded: Loaded) -> tup
             f"expected fewer adapted layers than {len(loaded.model.layers)}, segments, and room. "
             "Or set it to auto"
         )
-    enough = 1 if config.train.offload_frozen else FEW_LAYERS
+    possible = packing == "segments" and room
     frozen = asked is True or (
-        asked == "auto" and packing == "segments" and below >= enough and room
+        asked == "auto" and possible and pays(config, below, dataset, trial=trial)
     )
     if frozen:
         forward = _remembering(forward, config, loaded, device, below)
@@ -59,6 +74,27 @@ def choose(config: Config, device: str, forward: Forward, loaded: Loaded) -> tup
         )
     data = replace(config.data, packing=packing)
     return replace(config, data=data, train=replace(config.train, frozen_cache=frozen)), forward
+
+
+def pays(config: Config, below: int, dataset: Dataset, *, trial: bool) -> bool:
+    """Whether to remember what so many layers below the adapter give, as far as was measured.
+
+    config: resolved; `train.offload_frozen` cannot do without. trial: as for `choose`.
+    """
+    if config.train.offload_frozen:
+        return below > 0
+    if trial or below < FEW_LAYERS:
+        return below >= FEW_LAYERS
+    enough = EPOCHS_LONG if dataset.train.lengths.mean() >= LONG_ROWS else EPOCHS_SHORT
+    return _epochs(config, dataset) >= enough
+
+
+def _epochs(config: Config, dataset: Dataset) -> float:
+    train, profile = config.train, config.memory_profile
+    if train.max_steps is None:
+        return train.epochs
+    rows = profile.micro_batch_size * profile.grad_accumulation_steps
+    return float(train.max_steps * rows / max(1.0, dataset.weights.sum()))
 
 
 def _packing(config: Config, device: str, forward: Forward) -> str:

@@ -57,7 +57,12 @@ class Follower:
             compute=Compute.of(config),
             forward=accepted.forward,
             guard=memory_guard.build(
-                config, accepted.loaded, accepted.adapter, accepted.device, accepted.forward
+                config,
+                accepted.loaded,
+                accepted.adapter,
+                accepted.device,
+                accepted.forward,
+                short=accepted.short,
             ),
             team=self.team,
         )

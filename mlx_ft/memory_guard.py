@@ -154,10 +154,17 @@ def job(config: Config, loaded: Loaded, adapter: lora.Adapter, forward: Forward)
 
 
 def build(
-    config: Config, loaded: Loaded, adapter: lora.Adapter, device: str, forward: Forward
+    config: Config,
+    loaded: Loaded,
+    adapter: lora.Adapter,
+    device: str,
+    forward: Forward,
+    *,
+    short: bool = False,
 ) -> MemoryGuard:
     """The guard of a run whose model has its adapter on.
 
+    short: it was said that a single row does not fit.
     One that trains with others has none that measures: their memory is not told from its own.
     """
     if together.seat() is not None:
@@ -169,6 +176,7 @@ def build(
         limit_gb=config.memory_profile.memory_limit_gb,
         read=Reader(device),
         reset_peak=mx.reset_peak_memory,
+        short=short,
     )
     packed = "quantization" in loaded.located.config
 

@@ -8,6 +8,7 @@ attention by its products; the head at targets only.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 PROCESS = round(0.4 * GIB)  # Python, MLX, tokenizer and tracker; measured on the CPU
 CPU_SHARE = 0.4  # of the CPU's matmul peak that a training step reaches (benchmarks/RESULTS.md)
 SIZE = 1024  # of the product that measures a CPU
+READING = 0.94e9  # bytes a second from a cold disk (benchmarks/RESULTS.md, Loading)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Job:
         """Bytes of one: adapter, moments, and the best adapter where it is another one."""
         return self.estimate.adapter * (2 + self.estimate.moments)
 
+    def reads(self, batches: int) -> int:
+        """Bytes of offloaded layers that so many micro-batches with new rows read."""
+        now = self.estimate
+        return batches * (replace(now, offloaded=False).weights - now.weights)
+
     def operations(self, tokens: float, length: float, targets: float) -> float:
         """Of training on so many tokens in rows of `length`; targets: the share that counts."""
         now, size = self.estimate, self.estimate.dimensions
@@ -128,12 +135,33 @@ def beside(config: Config) -> int:
     return PROCESS + round((cache or 0.0) * GIB)
 
 
+def shortage(config: Config, job: Estimate, columns: int, room: Budget) -> str | None:
+    """What to say where not even one row fits; None where it does.
+
+    columns: tokens of the longest row. room: what there is for the run.
+    """
+    needed = job.most(1, columns, columns) + beside(config)
+    if needed <= room.size:
+        return None
+    before = replace(job, offloaded=False).held() + beside(config)
+    least = math.ceil(100 * needed / GIB) / 100
+    limited = config.memory_profile.memory_limit_gb is not None and "memory_limit_gb" in room.bound
+    raised = f"Set memory_profile.memory_limit_gb={least:g} or more, if the machine has it, or take"
+    return (
+        f"{room.bound}: not even one row of {columns} tokens fits. Found {room.size / GIB:.2f} GB; "
+        f"expected {needed / GIB:.2f} GB by estimate, {before / GIB:.2f} of them before a step. "
+        f"{raised if limited else 'Take'} what saves memory: `mlx-ft estimate` with these settings "
+        "lists it. Training is tried all the same, one row at once"
+    )
+
+
 def fitted(config: Config, asked: Config, job: Estimate, columns: int, size: int) -> Config:
     """`config` with the largest micro-batch that fits, where `asked` left it to us.
 
     config: resolved, with the profile's number as the upper bound. columns: of the longest row.
-    size: bytes that there are. The micro-batch becomes a divisor of what it was, accumulation
-    grows by as much, so that the effective batch stays; a number that was asked for stays too.
+    size: bytes that there are. The micro-batch becomes a divisor of what it was, 1 where nothing
+    fits (`shortage` says so); accumulation grows by as much, so that the effective batch stays; a
+    number that was asked for stays too.
     """
     if asked.memory_profile.micro_batch_size != "auto":
         return config
@@ -141,17 +169,17 @@ def fitted(config: Config, asked: Config, job: Estimate, columns: int, size: int
     most, accumulation = int(profile.micro_batch_size), int(profile.grad_accumulation_steps)
     seat = together.seat()
     free = (size - job.held() - beside(config)) // (1 if seat is None else seat.count)
-    rows = next(
-        (rows for rows in range(most, 0, -1)
-         if most % rows == 0 and job.step(rows, columns, rows * columns) <= free), 1,
-    )  # fmt: skip
+    fitting = (rows for rows in range(most, 0, -1)
+               if most % rows == 0 and job.step(rows, columns, rows * columns) <= free)  # fmt: skip
+    found = next(fitting, None)
+    rows = found or 1
     if rows == most:
         return config
     kept = asked.memory_profile.grad_accumulation_steps != "auto"
     steps = accumulation if kept else accumulation * (most // rows)
+    why = "so many rows of %d tokens fit into %.2f GB" if found else "rows of %d tokens, %.2f GB"
     logger.info(
-        "memory_profile.micro_batch_size=%d instead of %d: so many rows of %d tokens fit into "
-        "%.1f GB; grad_accumulation_steps=%d%s",
+        f"memory_profile.micro_batch_size=%d instead of %d: {why}; grad_accumulation_steps=%d%s",
         rows, most, columns, size / GIB, steps,
         " as given, so that the effective batch is smaller" if kept else " keeps the batch",
     )  # fmt: skip

@@ -90,7 +90,8 @@ class MemoryWatch:
     """The memory of one run.
 
     estimate: what its steps need. device: "metal", "cuda" or "cpu". limit_gb: GiB that the user
-    wants it to stay under. read: the figures now (`Reader`). reset_peak: forgets MLX's peak.
+    wants it to stay under. read: the figures now (`Reader`). reset_peak: forgets MLX's peak. short:
+    it was said before that a single row does not fit.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class MemoryWatch:
         limit_gb: float | None,
         read: Callable[[], Reading],
         reset_peak: Callable[[], None],
+        short: bool = False,
     ) -> None:
         self.estimate = estimate
         self.device = device
@@ -115,7 +117,7 @@ class MemoryWatch:
         self._factor = 0.0  # largest measured need, as a share of its estimate
         self._largest = 0.0  # largest estimate that was measured
         self._most_parts = 1
-        self._tight = False  # a row alone did not fit, and this was said
+        self._tight = short  # a row alone did not fit, and this was said
         self._warned = 0
         self._low_before = False
         self._host_before = first.available, first.swap_used

@@ -26,7 +26,8 @@ MAC_DEVICE = "metal"
 class Work:
     """The job's rows. tokens: of the whole training; length: of a row; longest: None if assumed.
 
-    targets: share of the tokens that carry loss. about: where all this comes from.
+    targets: share of the tokens that carry loss. about: where all this comes from. first: its
+    micro-batches in the first epoch.
     """
 
     rows: int
@@ -37,6 +38,7 @@ class Work:
     longest: int | None
     targets: float
     about: str
+    first: int
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,13 @@ class Outlook:
 
     @property
     def seconds(self) -> float:
-        """Of the training, without what is before and after it."""
-        return self.operations / self.speed.flops
+        """Of the training with its reads, without what is before and after it."""
+        return self.operations / self.speed.flops + self.reads / memory_plan.READING
+
+    @property
+    def reads(self) -> int:
+        """Bytes that `train.offload_frozen` reads in the first epoch, if no row is remembered."""
+        return self.job.reads(self.work.first)
 
     @property
     def needed(self) -> int:
@@ -123,6 +130,7 @@ def _counted(config: Config) -> Work:
         float(lengths.mean()), int(lengths.max()),
         float(dataset.train.target_counts.sum() / lengths.sum()),
         f"the {len(lengths):,} training rows of your data, {lengths.mean():,.0f} tokens each",
+        min(planned.micro_steps, len(batches)),
     )  # fmt: skip
 
 
@@ -134,5 +142,5 @@ def _assumed(config: Config, rows: int, tokens: int) -> Work:
     about = f"{rows:,} rows of {length} tokens, half of them targets (assumed: --rows, --tokens)"
     return Work(
         rows, planned.epochs, planned.steps, planned.epochs * rows * length, length, None,
-        TARGETS, about,
+        TARGETS, about, min(planned.micro_steps, batches),
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Makes the process ready for MLX: the BLAS before `mlx.core` is imported, the device after.
 
-On Linux MLX's CPU build comes with the reference BLAS, whose float32 products run about 50
+On Linux MLX's CPU build comes with the reference BLAS, whose float32 products run tens of
 times slower than the machine can. A library that exports `cblas_sgemm` globally before
 `mlx.core` is loaded takes its place: the dynamic linker resolves MLX's symbol to the first one.
 """
@@ -45,7 +45,7 @@ void cblas_dgemm(ARGS(double)) { scipy_cblas_dgemm(PASS); }
 """
 
 SLOW = (
-    "no fast BLAS found: float32 matrix products run about 50 times slower than they could "
+    "no fast BLAS found: float32 matrix products run tens of times slower than they could "
     "({reason}). Install a C compiler (`apt install gcc`) or `libopenblas0`, then start again."
 )
 

@@ -87,8 +87,9 @@ class Session:
         self.record = Record(accepted.config, accepted.public, folder, parent_run_id)
         self.fingerprint = resume.fingerprint(accepted)
         self.guard = memory_guard.build(
-            self.config, accepted.loaded, accepted.adapter, accepted.device, accepted.forward
-        )
+            self.config, accepted.loaded, accepted.adapter, accepted.device, accepted.forward,
+            short=accepted.short,
+        )  # fmt: skip
         self.crash = last_crash(folder.path)
         self.resumed: Resumed | None = None
         self.training = False  # whether the model holds the adapter that is being trained

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 from dataclasses import replace
 
@@ -94,7 +95,10 @@ def test_knobs_are_sorted_and_save_what_they_say(capsys):
 def test_what_does_not_fit_is_said(capsys):
     argv = ["experiment=mistral_7b_m4", "memory_profile.max_seq_length=32768"]
     assert cli.main(["estimate", *argv]) == 0
-    assert "does NOT fit into 16.00 GB" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "does NOT fit: memory_profile=m4_24gb (memory_limit_gb=16): not even one row of" in said
+    assert "Found 16.00 GB; expected" in said
+    assert "fits into" not in said
 
 
 def test_an_unknown_model_is_the_users_mistake_and_says_what_is_needed(capsys):
@@ -175,6 +179,42 @@ def test_an_automatic_micro_batch_is_the_largest_that_fits(free_rows, expected, 
         found = memory_plan.fitted(config, asked(), JOB, 256, size).memory_profile
     assert (found.micro_batch_size, found.grad_accumulation_steps) == expected
     assert ("keeps the batch" in caplog.text) == (expected != (8, 2))
+
+
+def limit(size):
+    return memory_plan.Budget(size, "memory_profile.memory_limit_gb=1")
+
+
+def test_where_no_row_fits_one_message_says_what_to_do(caplog):
+    config = asked(8, 2)
+    config.memory_profile.memory_limit_gb = 1.0
+    needed = JOB.most(1, 256, 256) + memory_plan.beside(config)
+    assert memory_plan.shortage(config, JOB, 256, limit(needed)) is None
+    said = memory_plan.shortage(config, JOB, 256, limit(needed - 1))
+    assert said.startswith("memory_profile.memory_limit_gb=1: not even one row of 256 tokens fits")
+    least = float(re.search(r"Set memory_profile.memory_limit_gb=([\d.]+) or more", said)[1])
+    assert needed / GIB <= least <= needed / GIB + 0.01
+    config.memory_profile.memory_limit_gb = None
+    machine = memory_plan.Budget(0, "the machine's memory")
+    assert "memory_limit_gb" not in memory_plan.shortage(config, JOB, 256, machine)
+    with caplog.at_level(logging.INFO):
+        memory_plan.fitted(config, asked(), JOB, 256, 0)
+    assert "micro_batch_size=1 instead of 8" in caplog.text
+    assert "fit" not in caplog.text  # no row does
+
+
+def test_offloaded_layers_are_read_in_the_first_epoch(capsys):
+    job = ["experiment=mistral_7b_m4", "--rows=100", "--tokens=200"]
+    plain, found = estimated(capsys, *job), estimated(capsys, *job, "train.offload_frozen=true")
+    below = plain["memory"]["weights"] - found["memory"]["weights"]
+    assert (plain["time"]["reads"], found["work"]["first"]) == (0, 100)  # a row at once, 3 epochs
+    assert found["time"]["reads"] == 100 * below
+    more = found["time"]["seconds"] - plain["time"]["seconds"]
+    assert more == pytest.approx(100 * below / memory_plan.READING)
+    few = estimated(capsys, *job, "train.offload_frozen=true", "train.max_steps=2")
+    assert few["time"]["reads"] == 16 * below
+    assert cli.main(["estimate", *job, "train.offload_frozen=true"]) == 0
+    assert "read in the first epoch (train.offload_frozen)" in capsys.readouterr().out
 
 
 def test_numbers_that_were_given_stay():

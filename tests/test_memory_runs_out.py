@@ -98,3 +98,13 @@ def test_a_run_whose_update_has_no_memory_ends_with_what_saves_some(place, monke
     saved = mx.load(str(place / "run" / "adapter" / "adapters.safetensors"))
     kept = mx.load(str(last))
     assert all(mx.array_equal(saved[name], kept[name]).item() for name in kept)
+
+
+def test_a_limit_below_a_single_row_is_told_once_with_what_to_do(place, capsys):
+    limited = "memory_profile.memory_limit_gb=0.05"
+    assert main(job("train.max_steps=2", "memory_profile.micro_batch_size=auto", limited)) == 0
+    said = capsys.readouterr().err
+    assert said.count("not even one row of") == 1
+    assert "Set memory_profile.memory_limit_gb=0.4" in said
+    assert "cannot be split" not in said
+    assert "tokens fit into" not in said

@@ -44,10 +44,11 @@ class Machine:
         self.set(mlx_peak=self.now.mlx_active)
 
 
-def watch(machine, limit_gb=None, device="cpu", job=JOB):
+def watch(machine, limit_gb=None, device="cpu", job=JOB, short=False):
     return MemoryWatch(
-        job, device=device, limit_gb=limit_gb, read=machine, reset_peak=machine.reset_peak
-    )
+        job, device=device, limit_gb=limit_gb, read=machine, reset_peak=machine.reset_peak,
+        short=short,
+    )  # fmt: skip
 
 
 def mask(rows=8, columns=512, targets=0.25):
@@ -411,3 +412,6 @@ def test_a_limit_below_the_model_is_told_once():
     assert "Training goes on above the limit" in first.why
     assert (first.parts, first.refused) == (8, False)
     assert (second.parts, second.why) == (8, "")
+    told = watch(Machine(), limit_gb=0.5, short=True)  # when the run was accepted
+    assert told.split(mask(rows=1)).why == ""
+    assert watch(Machine(), limit_gb=0.5).split(mask(rows=1)).why != ""

@@ -130,7 +130,7 @@ def test_without_compiler_and_library_one_line_names_the_mend(tmp_path: Path) ->
     assert done.stdout == "reference BLAS|False\n"
     (line,) = done.stderr.splitlines()
     assert line.startswith("WARNING no fast BLAS found")
-    assert "50 times slower" in line
+    assert "tens of times slower" in line
     assert "no C compiler (cc, gcc or clang); libopenblas.so.0: cannot open" in line
     assert "apt install gcc" in line
     assert "libopenblas0" in line

@@ -434,11 +434,12 @@ def test_the_best_by_another_metric(world, capsys):
 
 
 def test_a_dry_run_writes_and_runs_nothing(world, tmp_path, capsys):
-    assert main(["-m", "lora.rank=8,0", "sweep.dry_run=true"]) == 0
+    assert main(["-m", "lora.rank=8,0", "sweep.dry_run=true"]) == 1  # as without dry_run
     out = capsys.readouterr().out
     assert "2 trials, 1 of them to run, in outputs/sweeps/rank-" in out
     assert "rank=8  to be run" in out
     assert "rank=0  cannot be run: lora.rank: found 0" in out
+    assert main(["-m", "lora.rank=8,16", "sweep.dry_run=true"]) == 0
     assert [*tmp_path.iterdir()] == []
     assert (world.parents, world.calls) == ([], [])
 

@@ -36,7 +36,11 @@ class SweepConfig:
     max_hours: float | None = option(
         None, "No trial begins after so many hours; the same command goes on later.", above=0
     )
-    dry_run: bool = option(False, "Print the trials and what became of them so far, run none.")
+    dry_run: bool = option(
+        False,
+        "Print the trials and what became of them so far, run none; ends with 1 where some are "
+        "impossible.",
+    )
     together: int = option(
         1,
         "Trials that train at the same time in one process, as one batch over one base model: "

@@ -52,8 +52,9 @@ def sweep(
 ) -> int:
     """Run the grid of `arguments`, or a search in them, or what is left; returns the exit code.
 
-    0: every trial finished or was pruned; 1: some did not; 130 or 143: interrupted. cfg: composed
-    for multirun, with its `hydra` node. start_parent: the tracker's, unless a test gives another.
+    0: every trial finished or was pruned; 1: some did not; 130 or 143: interrupted. Of a dry run 1
+    says that some cannot be run. cfg: composed for multirun, with its `hydra` node. start_parent:
+    the tracker's, unless a test gives another.
     """
     loader = hydra_context.config_loader
     settings = settings_of(arguments, cfg, loader)
@@ -70,7 +71,7 @@ def sweep(
     running = Running(accepted, cfg, search)
     if settings.sweep.dry_run:
         print(_said_of_a_dry_run(running))
-        return 0
+        return int(bool(accepted.refused))  # as the sweep would end, if all else went well
     if running.is_whole and not running.todo and accepted.book.is_closed:
         print(running.report(), _how_to_go_on(running), sep="\n")
         return running.exit_code()
