@@ -1,7 +1,7 @@
 // Two conversations side by side: the same questions to two models.
 
 import { Fault, ask, events, get } from "./api.js";
-import { button, byId, doing, el, say, told } from "./dom.js";
+import { button, byId, doing, el, say } from "./dom.js";
 
 const TRIES = 20; // of a request that the server asks to come back with
 const SIDES = ["Left", "Right"];
@@ -190,10 +190,10 @@ function drawing() {
 async function together(asked, settings) {
   stopping = new AbortController();
   fields.stop.disabled = false;
-  told("Answering");
+  say(byId("chat-said"), "Answering");
   try {
     await Promise.all(asked.map((pane) => pane.answer(settings, stopping.signal)));
-    told("Answered");
+    say(byId("chat-said"), "Answered");
   } finally {
     stopping = null;
     fields.stop.disabled = true;
