@@ -4,6 +4,7 @@ import { ask, encoded, get, lines } from "./api.js";
 import { button, byId, bytes, doing, el, failed, keyed, told } from "./dom.js";
 
 const cards = new Map();
+const broken = new Map(); // what is said of downloads that did not come to their end
 const leaving = new AbortController();
 
 export async function show() {
@@ -24,7 +25,7 @@ function make({ id, path }) {
     fetching.hidden = model.downloaded;
     if (fetching.getAttribute("aria-busy")) return;
     state.textContent = [
-      model.in_use ? "In use" : model.downloaded ? "On this machine" : "Not on this machine",
+      model.in_use ? "In use" : model.downloaded ? "On this machine" : broken.get(id) ?? "Not on this machine",
       bytes(model.size),
     ].filter(Boolean).join(", ");
   }
@@ -43,12 +44,13 @@ async function download(id, state, bar) {
       const total = last.total_bytes ? ` of ${bytes(last.total_bytes)}` : "";
       state.textContent = `Downloading: ${bytes(last.downloaded_bytes) || "0 bytes"}${total}`;
     }
-    if (last.status === "completed") told(`${id} is on this machine`);
-    else {
-      state.textContent = "Not on this machine; asked again, it goes on where it stopped";
+    if (last.status === "completed") {
+      broken.delete(id);
+      told(`${id} is on this machine`);
+    } else {
+      broken.set(id, "Not on this machine; asked again, it goes on where it stopped");
       failed(new Error(last.error?.message ?? `The download of ${id} was broken off.`));
     }
-    if (last.status === "completed") state.textContent = "On this machine";
   } finally {
     bar.hidden = true;
     setTimeout(() => show().catch(failed), 0); // after the button is no longer busy
