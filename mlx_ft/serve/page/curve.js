@@ -3,13 +3,12 @@
 import { el, loss, svg } from "./dom.js";
 
 const HEIGHT = 220;
-const EDGE = { left: 52, right: 14, top: 12, bottom: 34 };
+const EDGE = { left: 52, right: 24, top: 12, bottom: 34 };
 const SERIES = [["train/loss", "train", "training loss"], ["val/loss", "valid", "validation loss"]];
 
 export class Curve {
   constructor(name) {
     this.name = name;
-    this.total = null;
     this.key = el("p", { class: "key" });
     this.place = el("div", { class: "curve" });
     this.element = el("figure", {}, this.key, this.place);
@@ -27,12 +26,6 @@ export class Curve {
     for (const [metric] of SERIES) {
       if (Number.isFinite(row[metric])) this.points[metric].set(row.step, row[metric]);
     }
-    this.later();
-  }
-
-  upTo(total) {
-    if (total === this.total) return;
-    this.total = total;
     this.later();
   }
 
@@ -57,7 +50,7 @@ export class Curve {
       return;
     }
     const said = found.map(({ words, points }) => `${words} ${loss(points.at(-1)[1])} at step ${points.at(-1)[0]}`);
-    const scale = new Scale(found.flatMap(({ points }) => points), this.total ?? 0, width);
+    const scale = new Scale(found.flatMap(({ points }) => points), width);
     this.place.replaceChildren(svg("svg", {
       width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `Losses of ${this.name}: ${said.join(", ")}`,
     }, ...scale.axes(), ...found.flatMap((series) => scale.line(series))));
@@ -65,14 +58,14 @@ export class Curve {
 }
 
 class Scale {
-  constructor(points, total, width) {
+  constructor(points, width) {
     const values = points.map(([, value]) => value);
     let low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
     if (low === high) [low, high] = [low - 0.5, high + 0.5];
     this.values = ticks(low, high, 5);
     this.low = Math.min(low, this.values[0]);
     this.high = Math.max(high, this.values.at(-1));
-    this.last = Math.max(1, total, ...[points.reduce((most, [step]) => Math.max(most, step), 0)]);
+    this.last = points.reduce((most, [step]) => Math.max(most, step), 1);
     this.width = width;
   }
 
@@ -127,4 +120,5 @@ function ticks(low, high, count) {
   return found;
 }
 
-const short = (value) => (value === 0 ? "0" : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5 ? String(value) : value.toExponential(0));
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
+const short = (value) => (value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(0) : compact.format(value));

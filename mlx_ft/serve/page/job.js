@@ -63,7 +63,6 @@ export class Card {
     this.fault.hidden = !job.error;
     say(this.fault, job.error ?? "");
     for (const [name, control] of Object.entries(this.buttons)) control.hidden = !MAY[name].includes(job.status);
-    this.curve.upTo(job.total_steps);
     this.about.replaceChildren(facts([
       ["Model", job.model_name], ["Dataset", job.dataset_name], ["Created", when(job.created)], ["Started", when(job.started)],
       ["Ended", when(job.ended)], ["Validation loss", loss(job.metrics["val/loss"])], ["Id", job.job_id],
