@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# MLflow's UI on our runs, in headless Chromium.
+# MLflow's UI on our runs, a sweep's page and the server's, in headless Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

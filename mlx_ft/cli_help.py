@@ -225,6 +225,7 @@ SERVE = """\
 Answers at /v1/chat/completions and /v1/completions, for the base model and every adapter by its
 name, many in one batch; trains adapters from uploaded data, one job at a time, in a process of its
 own; all paths with examples: docs/serving.md, and /docs of the server itself.
+In a browser, its page at / does the same: chat, jobs, adapters, data, downloads.
 
 examples:
   mlx-ft serve                                             the embedded model, on 127.0.0.1:8080

@@ -19,6 +19,7 @@ from mlx_ft.serve import (
     files,
     fine_tuning,
     models,
+    static,
     system,
     training,
     watching,
@@ -51,7 +52,8 @@ def create_app(server: Server, rules: Rules) -> FastAPI:
     errors.install(app)
     app.add_middleware(Guard, rules=rules)
     routers = [chat.router, completions.router, models.router, files.router, fine_tuning.router,
-               training.router, watching.router, datasets.router, system.router]  # fmt: skip
+               training.router, watching.router, datasets.router, system.router,
+               static.router]  # fmt: skip
     if server.settings.lora_routes:
         routers.append(models.lora_router)
     for router in routers:
