@@ -152,7 +152,7 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     message = {404: "there is no such path; /docs lists them"}.get(status, str(error.detail))
-    headers = dict(error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if status == 405 and (methods := _methods(request)):
         headers["allow"] = methods  # each route alone names only its own
     return answer(status, body(status, message, CODES.get(status)), headers)
