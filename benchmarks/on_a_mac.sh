@@ -53,6 +53,7 @@ part quick "$python" train.py experiment=quick tracking=none hydra.run.dir="$out
 part startup "$python" benchmarks/startup.py --json "$out/startup.json"
 part techniques "$python" benchmarks/techniques.py --json "$out/techniques.json"
 part memory "$python" benchmarks/memory.py --json "$out/memory.json"
+part serve "$python" benchmarks/serve.py --json "$out/serve.json" --plot "$out/serve.png"
 
 job=(experiment=mistral_7b_m4 eval.before=false eval.every=0)
 part estimate "$python" -m mlx_ft.cli estimate "${job[@]}"

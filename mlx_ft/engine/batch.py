@@ -35,7 +35,7 @@ class Row:
     @classmethod
     def of(cls, request: Request, owner: str | None, tokenizer: Any) -> Row:
         """A row that has read nothing yet."""
-        text = Text(tokenizer, request.sampling.stop)
+        text = Text(tokenizer, request.sampling.stop, continues=request.continues)
         return cls(request, owner, [*request.prompt], text, Chooser(request.sampling))
 
     @property

@@ -111,7 +111,8 @@ Event = Piece | End | Failed
 class Request:
     """A prompt (token ids) for the base or an adapter. tell: called on the engine's own thread, in
     order, the last time with End or Failed; it must not wait. ends: tokens that end the answer,
-    beside those of the tokenizer.
+    beside those of the tokenizer. continues: the answer goes on with the prompt's text, of which
+    a space may be the next character.
 
     cancelled: set by whoever does not want it any more.
     """
@@ -122,6 +123,7 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     cancelled: bool = False
     ends: tuple[int, ...] = ()
+    continues: bool = False
 
     def say(self, event: Event) -> None:
         """Tell it; whoever cannot listen any more is not answered any further."""

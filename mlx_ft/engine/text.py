@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
+
+# These leave out a space where they have no text before it.
+TRIMMING = (BPEStreamingDetokenizer, SPMStreamingDetokenizer)
+BEFORE = "."
+
 
 class Text:
-    """The text of one answer. Held back: half a character, and what may begin a stop text."""
+    """The text of one answer. Held back: half a character, and what may begin a stop text.
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+    continues: it goes on with a text, so that a space at its beginning belongs to it.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], *, continues: bool = False) -> None:
         self._detokenizer = tokenizer.detokenizer
         self._detokenizer.reset()
+        if continues and isinstance(self._detokenizer, TRIMMING):
+            self._detokenizer.text, self._detokenizer.offset = BEFORE, len(BEFORE)
         self._stop = tuple(stop)
         self._held = ""
         self.stopped = False

@@ -26,11 +26,12 @@ TRIES = 5
 
 @dataclass(frozen=True)
 class Wanted:
-    """One prompt, to be answered `count` times."""
+    """One prompt, to be answered `count` times. continues: as `engine.request.Request` has it."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
     count: int = 1
+    continues: bool = False
 
 
 class Asked:
@@ -71,7 +72,7 @@ class Asked:
         stop = self.target.prompts.stop
         return Request(
             wanted.prompt, tell, self.target.adapter, replace(wanted.sampling, seed=own),
-            ends=() if stop is None else (stop,),
+            ends=() if stop is None else (stop,), continues=wanted.continues,
         )  # fmt: skip
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece | End]]:

@@ -48,7 +48,7 @@ def _wanted(request: CompletionRequest, here: Server) -> tuple[Target, list[Want
         )
         length = max(1, min(LENGTH, target.context - len(tokens)))
         sampling = request.sampling(dict(target.defaults), length)
-        found.append(Wanted(tokens, sampling, request.n or 1))
+        found.append(Wanted(tokens, sampling, request.n or 1, continues=True))
     if len(found) * (request.n or 1) > MOST:
         raise Refused(
             f"{len(found)} prompts, {request.n} answers each; expected at most {MOST} together",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -147,11 +148,24 @@ async def _unknown(request: Request, error: Exception) -> Response:
     return answer(status, content, {**headers, "connection": "close"})  # uvicorn ends it, too
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
     message = {404: "there is no such path; /docs lists them"}.get(status, str(error.detail))
-    return answer(status, body(status, message, CODES.get(status)), error.headers or {})
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if status == 405 and (methods := _methods(request)):
+        headers["allow"] = methods  # each route alone names only its own
+    return answer(status, body(status, message, CODES.get(status)), headers)
+
+
+def _methods(request: Request) -> str:
+    """All methods of the request's path, as the OpenAPI document has them."""
+    found = set[str]()
+    for path, methods in request.app.openapi()["paths"].items():
+        pattern = re.sub(r"\\{[^/]*\\}", "[^/]+", re.escape(path))
+        if re.fullmatch(pattern, request.scope["path"]):
+            found |= {method.upper() for method in methods}
+    return ", ".join(sorted(found))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -172,7 +186,7 @@ def _fault(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         return f"Unrecognized request argument supplied: {place}"
     if fault["type"] == "missing":
-        return f"Missing required parameter: {place}"
+        return f"Missing required parameter: {place or 'the body'}"
     if fault["type"] == "json_invalid":
         return f"the body is not JSON: {fault['ctx']['error']}"
     return f"{place or 'the body'}: {fault['msg']}"

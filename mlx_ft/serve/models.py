@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from pydantic import Field
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 
 from mlx_ft.engine.request import Sampling, Unknown
 from mlx_ft.errors import AdapterError, ConfigError
@@ -140,6 +140,10 @@ def _remove(here: Server, name: str) -> None:
 
 
 lora_router = APIRouter(tags=["lora"])
+# The class of a route's response would also be that of its errors, which are JSON.
+DONE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "It is done.", "content": {"text/plain": {}}}
+}
 
 
 class LoadLora(Closed):
@@ -158,8 +162,9 @@ class UnloadLora(Closed):
     lora_int_id: int | None = None
 
 
-@lora_router.post("/v1/load_lora_adapter", response_class=PlainTextResponse, summary="As vLLM's")
-def load_lora(request: LoadLora, here: Here) -> str:
+@lora_router.post("/v1/load_lora_adapter", responses=DONE, response_class=Response,
+                  summary="As vLLM's")  # fmt: skip
+def load_lora(request: LoadLora, here: Here) -> PlainTextResponse:
     """An adapter in a folder of this machine; gone again when the server ends."""
     folder = _folder(request.lora_path)
     try:
@@ -176,7 +181,7 @@ def load_lora(request: LoadLora, here: Here) -> str:
     except BaseException:
         here.shelf.take_back(adapter.name)
         raise
-    return f"Success: LoRA adapter '{adapter.name}' added successfully."
+    return PlainTextResponse(f"Success: LoRA adapter '{adapter.name}' added successfully.")
 
 
 def _folder(path: str) -> Folder:
@@ -189,9 +194,11 @@ def _folder(path: str) -> Folder:
     return folder
 
 
-@lora_router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse, summary="As vLLM's")
-def unload_lora(request: UnloadLora, here: Here) -> str:
+@lora_router.post("/v1/unload_lora_adapter", responses=DONE, response_class=Response,
+                  summary="As vLLM's")  # fmt: skip
+def unload_lora(request: UnloadLora, here: Here) -> PlainTextResponse:
     """Only one that was given by its folder; those in the store are deleted by other paths."""
     here.shelf.take_back(request.lora_name)
     here.state.drop(request.lora_name)
-    return f"Success: LoRA adapter '{request.lora_name}' removed successfully."
+    name = request.lora_name
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")

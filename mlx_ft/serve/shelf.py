@@ -159,6 +159,8 @@ def check(folder: Path) -> None:
             faults.append(f"{name} has {path.stat().st_size:,} bytes; expected at most {most:,}")
     if faults:
         raise AdapterError(f"{folder.name} cannot be used as an adapter:", faults)
+    if (folder / TEMPLATE).is_file() and not _is_template(folder / TEMPLATE):
+        faults.append(f"{TEMPLATE} is no template")
     adapter, _ = lora.read_settings(folder)
     if not (1 <= adapter.rank <= 4096 and abs(adapter.scale) <= 10**6):
         faults.append(f"rank {adapter.rank}, scale {adapter.scale:g}: no adapter has these")
@@ -173,3 +175,9 @@ def check(folder: Path) -> None:
             faults.append(f"{name[:100]}: found {tensor.get('dtype')}; expected a float type")
     if faults:
         raise AdapterError(f"{folder.name} cannot be used as an adapter:", faults[:10])
+
+
+def _is_template(path: Path) -> bool:
+    """Whether it is Jinja itself, and not a name or a path, which would be looked up elsewhere."""
+    text = path.read_text("utf-8", "replace")
+    return "{{" in text or "{%" in text

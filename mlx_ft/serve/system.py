@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from mlx_ft.serve import errors, openapi_page
 from mlx_ft.serve.downloads import lines, size_here
@@ -22,6 +22,7 @@ PROGRESS: dict[int | str, dict[str, Any]] = {
         "content": {"application/x-ndjson": {}},
     }
 }
+PAGE: dict[int | str, dict[str, Any]] = {200: {"description": "HTML", "content": {"text/html": {}}}}
 FIGURES: dict[int | str, dict[str, Any]] = {
     200: {"description": "Prometheus' text format", "content": {"text/plain": {}}}
 }
@@ -41,7 +42,7 @@ def ready(here: Here) -> Response:
     return errors.answer(200 if fine else 503, told, {} if fine else {"retry-after": "5"})
 
 
-@router.get("/metrics", tags=["system"], responses=FIGURES, response_class=PlainTextResponse,
+@router.get("/metrics", tags=["system"], responses=FIGURES, response_class=Response,
             summary="Figures for Prometheus")  # fmt: skip
 def metrics(here: Here) -> Response:
     """By adapter: requests, tokens, seconds; and what is so now."""
@@ -62,7 +63,7 @@ def metrics(here: Here) -> Response:
     return Response(text, media_type=TYPE)
 
 
-@router.get("/docs", tags=["system"], response_class=HTMLResponse, summary="This page")
+@router.get("/docs", tags=["system"], responses=PAGE, response_class=Response, summary="This page")
 def docs(request: Request) -> HTMLResponse:
     """All paths, made from /openapi.json; needs nothing from elsewhere."""
     page = openapi_page.page(request.app.openapi())

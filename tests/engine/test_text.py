@@ -1,7 +1,11 @@
 """What can be shown of an answer at once, and what is held back."""
 
+from types import SimpleNamespace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
 
 from mlx_ft.engine.text import Text
 
@@ -57,3 +61,25 @@ def test_only_what_may_begin_a_stop_text_is_held_back():
     told, stopped = shown(["a", "b", "E", "N", "x", "EN", "D", "more"], ["END"])
     assert told == ["a", "b", "", "", "ENx", "", "", ""]
     assert stopped
+
+
+class Words(list):
+    """A tokenizer of these tokens."""
+
+    def convert_ids_to_tokens(self, ids):
+        return [self[at] for at in ids]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (BPEStreamingDetokenizer, ["\u0120Paris", "\u0120is", "!"]),
+        (SPMStreamingDetokenizer, ["\u2581Paris", "\u2581is", "!"]),
+    ],
+)
+def test_what_goes_on_with_a_text_keeps_its_first_space(kind, words):
+    tokenizer = SimpleNamespace(detokenizer=kind(Words(words)))
+    for continues, expected in ((True, [" Paris", " is", "!"]), (False, ["Paris", " is", "!"])):
+        text = Text(tokenizer, (), continues=continues)
+        assert [text.add(token) for token in range(3)] == expected
+        assert text.end() == ""

@@ -48,13 +48,13 @@ class Served:
     ) -> None:
         self.home = folder / "home"
         given = {
+            "base": "tiny",
+            "named": {name: str(models[name]) for name in ("tiny", "second")},
             "limits": Limits(rows=4, waiting=8),
             "tracking": ("tracking=none", "memory_profile=cpu", "device=cpu"),
             **settings,
         }
-        named = {name: str(models[name]) for name in ("tiny", "second")}
-        cache = folder / "cache"
-        self.server = Server.open(Settings(self.home, "tiny", cache, named=named, **given))
+        self.server = Server.open(Settings(self.home, cache_dir=folder / "cache", **given))
         config = uvicorn.Config(
             create_app(self.server, rules or Rules("127.0.0.1")), http=Patient, ws="none",
             lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=10,

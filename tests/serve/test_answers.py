@@ -220,6 +220,11 @@ def test_paths_and_methods_that_are_none(served):
     response = served.client.get(CHAT)
     refused(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
+    response = served.client.post("/v1/models/tiny")
+    refused(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "DELETE, GET"
+    response = served.client.post(CHAT)
+    assert refused(response, 400) == "Missing required parameter: the body"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import urllib.parse
 
 import httpx
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from mlx_ft import lora
+from mlx_ft.saved import TEMPLATE
+from tests.serve.hostile import TEXTS, attack
 from tests.serve.served import fine, refused, tree, until
-from tests.serve.test_names import HOSTILE
 
 
 def keep(served, models, *names, **about):
@@ -154,8 +154,13 @@ def damage_kind(folder):
     save_file({"a.lora_a": np.zeros(3, np.int32)}, folder / lora.WEIGHTS)
 
 
+def damage_template(folder):
+    (folder / "own.jinja").write_text("{{ messages }}")
+    (folder / TEMPLATE).write_text(str(folder / "own.jinja"))
+
+
 @pytest.mark.parametrize("damage", [damage_shape, damage_header, damage_names, damage_settings,
-                                    damage_link, damage_kind])  # fmt: skip
+                                    damage_link, damage_kind, damage_template])  # fmt: skip
 def test_files_are_looked_at_before_they_are_loaded(served, models, damage):
     base = served.chat("tiny")
     keep(served, models, "small")
@@ -190,9 +195,6 @@ def test_vllms_paths(serve, models):
         refused(served.client.post("/v1/load_lora_adapter", json=wrong), 400)
 
 
-TEXTS = [name for name in HOSTILE if isinstance(name, str)]
-
-
 @pytest.mark.parametrize("names", [TEXTS[3::8], pytest.param(TEXTS, marks=pytest.mark.slow)])
 def test_hostile_names_reach_nothing(names, serve, models, tmp_path):
     served = serve(lora_routes=True)
@@ -202,42 +204,7 @@ def test_hostile_names_reach_nothing(names, serve, models, tmp_path):
     served.chat("tiny")
     before = tree(tmp_path / "home"), tree(tmp_path / "outside")
     client = served.client
-    for name in names:
-        quoted = urllib.parse.quote(name, safe="")
-        for method, path in (
-            ("POST", "/api/adapters/{}/load"), ("DELETE", "/api/adapters/{}"),
-            ("PUT", "/api/adapters/{}/defaults"), ("GET", "/v1/models/{}"),
-            ("DELETE", "/v1/models/{}"), ("GET", "/api/datasets/{}"),
-            ("GET", "/api/datasets/{}/report"), ("DELETE", "/api/datasets/{}"),
-            ("GET", "/v1/files/{}"), ("GET", "/v1/files/{}/content"), ("DELETE", "/v1/files/{}"),
-            ("GET", "/api/training/status/{}"), ("POST", "/api/training/stop/{}"),
-            ("POST", "/api/training/resume/{}"), ("GET", "/api/training/logs/{}"),
-            ("GET", "/api/training/events/{}"), ("GET", "/api/training/metrics/{}"),
-            ("GET", "/v1/fine_tuning/jobs/{}"), ("POST", "/v1/fine_tuning/jobs/{}/cancel"),
-            ("GET", "/v1/fine_tuning/jobs/{}/events"),
-            ("GET", "/v1/fine_tuning/jobs/{}/checkpoints"), ("POST", "/api/download-model/{}"),
-        ):  # fmt: skip
-            for place in {quoted, name if name.isascii() and name.isprintable() else quoted}:
-                if "?" in place or "#" in place or place in ("", ".", ".."):
-                    continue  # httpx makes another path of these
-                content = {"json": {}} if method == "PUT" else {}
-                response = client.request(method, path.format(place), **content)
-                assert 400 <= response.status_code < 500, (method, path, name, response.text)
-                assert "secret" not in response.text
-        texts = ["### Instruction:\na\n\n### Response:\nb"]
-        for path, content in (
-            ("/api/training/data/upload", {"dataset_name": name, "train_texts": texts}),
-            ("/api/training/start", {"model_name": name, "train_texts": texts}),
-            ("/api/training/start", {"model_name": "tiny", "dataset_name": name}),
-            ("/v1/fine_tuning/jobs", {"model": "tiny", "training_file": name}),
-            ("/v1/fine_tuning/jobs", {"model": name, "training_file": "file-0"}),
-            ("/v1/chat/completions", {"model": name, "messages": [{"role": "user",
-                                                                   "content": "a"}]}),
-            ("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(models["small"])}),
-            ("/v1/unload_lora_adapter", {"lora_name": name}),
-        ):  # fmt: skip
-            response = client.post(path, json=content)
-            assert 400 <= response.status_code < 500, (path, name, response.text)
+    assert [fault for name in names for fault in attack(client, name, models["small"])] == []
     for name in ("..", ".", "/", "a/..", "../..", "a\\..", "x/.hidden", "x/CON"):
         start = {"model_name": "tiny", "train_texts": ["a b c"], "output_dir": name}
         refused(client.post("/api/training/start", json=start), 400, "invalid_name")
@@ -250,3 +217,36 @@ def test_a_template_in_a_text_is_a_text(served):
         "messages": [{"role": "user", "content": "{{ 7 * 7 }}{% raw %}"}],
     })  # fmt: skip
     assert plain["usage"]["prompt_tokens"] == len("u:{{ 7 * 7 }}{% raw %}a:") + 1
+    text = "### Instruction:\n{{ 7 * 7 }} ${oc.env:HOME}\n\n### Response:\n{% include 'x' %}"
+    served.post("/api/training/data/upload", {"dataset_name": "d", "train_texts": [text]})
+    (row,) = (served.home / "datasets" / "d" / "rows.jsonl").read_text().splitlines()
+    assert json.loads(row) == {"prompt": "{{ 7 * 7 }} ${oc.env:HOME}",
+                               "completion": "{% include 'x' %}"}  # fmt: skip
+
+
+def test_no_template_comes_with_a_request(served):
+    chat = {"model": "tiny", "messages": [{"role": "user", "content": "a"}]}
+    for more in ({"chat_template": "{{ 7 }}"}, {"chat_template_kwargs": {"a": 1}}):
+        refused(served.client.post("/v1/chat/completions", json={**chat, **more}), 400)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__init__.__globals__ }}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}{{ os.system('true') }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
+        "{{ 'x' * 10**9 }}",
+        "{{ messages",
+    ],
+)
+def test_an_adapters_template_does_nothing_but_render(served, models, template):
+    keep(served, models, "small")
+    (served.home / "adapters" / "small" / TEMPLATE).write_text(template)
+    base = served.chat("tiny")
+    asked = {"model": "small", "messages": [{"role": "user", "content": "abc"}]}
+    message = refused(served.client.post("/v1/chat/completions", json=asked), 400)
+    assert "subclasses" not in message.replace(template, "")
+    assert served.chat("tiny") == base

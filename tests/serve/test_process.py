@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
-import httpx
 import openai
 import pytest
 
+from tests.serve.process import Process
 from tests.serve.served import fine, until
 
 ROWS = "".join(
@@ -20,58 +20,12 @@ ROWS = "".join(
 KEY = "0123456789abcdef-key"
 
 
-class Process:
-    """A server in a process of its own."""
-
-    def __init__(self, folder, models, *arguments, **environment):
-        self.folder, self.clients = folder, []
-        self.log = (folder / "stderr").open("w+")
-        command = [sys.executable, "-m", "mlx_ft", "serve", "--model", str(models["tiny"]),
-                   "--port", "0", "--home", str(folder / "home"), *arguments]  # fmt: skip
-        environment = {"MLX_FT_CACHE": str(folder / "cache"), "OPENBLAS_NUM_THREADS": "1",
-                       **environment}  # fmt: skip
-        self.process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **environment}, text=True,
-            stdout=subprocess.PIPE, stderr=self.log,
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        self.ready = self.process.stdout.readline()
-        assert "answers at http://127.0.0.1:" in self.ready, self.said()
-        self.url = self.ready.partition(" at ")[2].split()[0]
-
-    def said(self):
-        self.log.seek(0)
-        return self.log.read()
-
-    def end(self, number=signal.SIGTERM, timeout=60):
-        self.process.send_signal(number)
-        self.process.wait(timeout)
-        return self.process.returncode
-
-    def client(self, key="none"):
-        self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0))
-        return self.clients[-1]
-
-    def http(self):
-        self.clients.append(httpx.Client(base_url=self.url, timeout=60))
-        return self.clients[-1]
-
-    def close(self):
-        for client in self.clients:
-            client.close()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-        self.log.close()
-
-
 @pytest.fixture
 def start(tmp_path, models):
     made = []
 
     def one(*arguments, **environment):
-        made.append(Process(tmp_path, models, *arguments, **environment))
+        made.append(Process(tmp_path, str(models["tiny"]), *arguments, **environment))
         return made[-1]
 
     yield one

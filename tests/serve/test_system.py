@@ -57,7 +57,7 @@ def test_the_page_of_paths_needs_nothing_from_elsewhere(served):
 def test_every_path_says_that_it_may_refuse(served):
     for path, methods in served.get("/openapi.json")["paths"].items():
         for method, about in methods.items():
-            assert "4XX" in about["responses"], (method, path)
+            assert [*about["responses"]["4XX"]["content"]] == ["application/json"], (method, path)
 
 
 def test_downloads_are_told_line_by_line(serve, monkeypatch, tmp_path):
@@ -120,6 +120,16 @@ def test_the_key_opens_everything_but_health(serve):
         assert response.headers["www-authenticate"] == "Bearer"
     assert served.get("/v1/models", headers={"authorization": f"Bearer {KEY}"})
     refused(served.client.get("/v1/models", headers={"authorization": "Bearer x" * 9}), 401)
+
+
+def test_no_path_of_the_document_goes_without_the_key(serve):
+    served = serve(rules=Rules("127.0.0.1", (KEY,)), lora_routes=True)
+    paths = served.get("/openapi.json", headers={"authorization": f"Bearer {KEY}"})["paths"]
+    asked = [(method, path) for path, methods in paths.items() for method in methods]
+    assert len(asked) > 40
+    for method, path in asked:
+        if path != "/health":
+            refused(served.client.request(method, path), 401, "invalid_api_key")
 
 
 def test_only_its_own_names_and_pages(served):
