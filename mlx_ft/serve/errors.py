@@ -160,10 +160,13 @@ async def _http(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> str:
     """All methods of the request's path, as the OpenAPI document has them."""
+    asked, known = request.scope["path"], request.app.openapi()["paths"]
+    if asked in known:  # goes before any path with a name in it
+        return ", ".join(sorted(known[asked])).upper()
     found = set[str]()
-    for path, methods in request.app.openapi()["paths"].items():
+    for path, methods in known.items():
         pattern = re.sub(r"\\{[^/]*\\}", "[^/]+", re.escape(path))
-        if re.fullmatch(pattern, request.scope["path"]):
+        if re.fullmatch(pattern, asked):
             found |= {method.upper() for method in methods}
     return ", ".join(sorted(found))
 

@@ -223,6 +223,8 @@ def test_paths_and_methods_that_are_none(served):
     response = served.client.post("/v1/models/tiny")
     refused(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "DELETE, GET"
+    assert served.client.delete("/api/adapters/unload").status_code == 404  # a name, like others
+    assert served.client.put("/api/adapters/unload").headers["allow"] == "POST"
     response = served.client.post(CHAT)
     assert refused(response, 400) == "Missing required parameter: the body"
 
