@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_ft.config.schema import Config
-from mlx_ft.tracking.mlflow_tracker import MlflowTracker
+from mlx_ft.tracking.mlflow_tracker import MlflowTracker, Patience
 from mlx_ft.tracking.store import FOLDER_TAG
 from mlx_ft.tracking.tracker import NullTracker, Tracker
 
+logger = logging.getLogger(__name__)
+
+# A run that waits too long for its id loses nothing. A sweep's trials would lose their parent.
+PATIENCE = Patience(run_id=600.0)
 FILES = ("report.html", "trials.csv", "trials.md", "best.yaml")  # of a sweep's folder
 
 
@@ -75,10 +80,16 @@ def start_parent(config: Config, name: str, n_trials: int, journal: Path) -> Par
     """
     if config.tracking.backend == "none":
         return ParentRun(NullTracker())
-    tracker = MlflowTracker(config.tracking, config.paths, journal=journal)
+    tracker = MlflowTracker(config.tracking, config.paths, journal=journal, patience=PATIENCE)
     tags = {"mlx_ft.kind": "sweep", FOLDER_TAG: str(journal.absolute().parent)}
     tracker.start(name, {"sweep": {"name": name, "trials": n_trials}}, tags)
-    return ParentRun(tracker, journal.parent)
+    parent = ParentRun(tracker, journal.parent)
+    if parent.run_id is None:
+        logger.warning(
+            "MLflow has not opened the run of the sweep %s: trials that begin now are runs without"
+            " a parent there. The sweep's folder %s has all of them.", name, journal.parent,
+        )  # fmt: skip
+    return parent
 
 
 def _is_number(value: object) -> bool:

@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("script", "sizes", "said"),
     [
-        ("serve_load", (60, 200, 5, 30), ("got 429", "memory, MB", "5 left", "loads", "exit code 143")),
+        (
+            "serve_load",
+            (60, 200, 5, 30),
+            ("got 429", "memory, MB", "5 left", "loads", "exit code 143"),
+        ),
         ("serve_kills", (1, 1, 3), ("server: killed", "job: killed")),
         ("serve_fuzz", (100, 12), ("names: 12", "generated")),
     ],

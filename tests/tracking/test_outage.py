@@ -8,7 +8,9 @@ import pytest
 from mlx_ft.config.schema import Config
 from mlx_ft.tracking.journal import NAME
 from mlx_ft.tracking.mlflow_tracker import MlflowTracker, Patience
+from mlx_ft.tracking.parent import start_parent
 from mlx_ft.tracking.sync import sync_run
+from tests.tracking.fakes import FileStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 
@@ -91,3 +93,24 @@ def test_what_is_missed_is_written_once(tmp_path, database, server, faults, capl
     assert "mlx_ft.unwritten_points" not in tags
     assert database.run(run_id)[1] == "FINISHED"
     assert len(list(database.folder.glob(f"artifacts/{run_id}/artifacts/samples.json"))) == 1
+
+
+def test_a_sweep_waits_for_its_run_longer_than_a_run_does(tmp_path, monkeypatch, caplog):
+    """On a busy machine MLflow takes minutes to begin; trials without a parent would be loose."""
+    store = FileStore(tmp_path / "store")
+
+    def opened_late():
+        time.sleep(0.5)
+        return store
+
+    monkeypatch.setattr(MlflowTracker, "_store", lambda self: ("late", opened_late))
+    monkeypatch.setattr("mlx_ft.tracking.mlflow_tracker.Patience", lambda: Patience(run_id=0.1))
+    found = {}
+    for name in ("as it is", "as a run"):
+        (tmp_path / name).mkdir()
+        parent = start_parent(Config(), name, 2, tmp_path / name / NAME)
+        parent.finish("FINISHED", [], None)
+        found[name] = parent.run_id
+        monkeypatch.setattr("mlx_ft.tracking.parent.PATIENCE", Patience(run_id=0.1))
+    assert found == {"as it is": next(iter(store.runs())), "as a run": None}
+    assert "the sweep as a run: trials that begin now are runs without a parent" in caplog.text
