@@ -55,8 +55,10 @@ def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         last = server.run(command, environment)
     finally:
+        # Told to end, this process does: a signal sent twice must not change with what code.
+        told = server.stopped_by is not None
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if told else handler)
     if server.stopped_by is None:
         raise MlxFtError(f"MLflow's server ended by itself (exit code {server.code}):", last)
     return 0 if server.stopped_by == signal.SIGINT else 128 + server.stopped_by

@@ -150,6 +150,7 @@ def test_other_rows_and_another_model_are_differences(place, capsys):
     assert "model.weights: was '" in err
 
 
+@pytest.mark.slow
 def test_changes_are_tagged_in_the_same_mlflow_run(place):
     tracked = ("tracking=mlflow",)
     assert main(resumable(*tracked)) == 0

@@ -46,6 +46,7 @@ def test_a_second_signal_in_a_long_step(place):
         assert word in ("at once", "stopped")  # a fast machine has ended the step by then
 
 
+@pytest.mark.slow
 def test_a_real_process_while_it_starts(place):
     for word, wrong in starts(place, 1, random.Random(SEED)):
         assert (word, wrong) == ("start: not begun", [])

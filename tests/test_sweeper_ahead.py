@@ -49,6 +49,7 @@ def test_what_does_not_fit_is_told(place, known, capsys):
     assert capsys.readouterr().out.splitlines()[-2].endswith("of 0.3 GB: TOO MUCH")
 
 
+@pytest.mark.slow
 def test_trials_together_need_more(place, known, capsys, monkeypatch):
     found = []
     for together in (1, 64):

@@ -55,6 +55,7 @@ def test_folders_that_differ_are_the_users(world, subdir, names, given, tmp_path
     assert statuses(world, 1) == ("FINISHED", {"rank=8": "FINISHED", "rank=16": "FINISHED"})
 
 
+@pytest.mark.slow
 def test_a_single_trial_may_have_a_name(world, tmp_path):
     assert main(["-m", "lora.rank=8", "hydra.sweep.dir=o", "hydra.sweep.subdir=mine"]) == 0
     assert world.calls[0][2] == tmp_path / "o" / "mine"

@@ -173,6 +173,7 @@ def test_damaged_points_are_told(bowl, tmp_path, capsys):
     assert len(bowl.calls) == 2
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_is_not_run_again_and_never_the_best(bowl, tmp_path, capsys):
     given = ("sweep.trials=8",)
     assert main(argv(*given)) == 0
@@ -211,6 +212,7 @@ def test_a_grid_is_pruned_too(bowl, capsys):
     assert "sweep.space: None there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_points_that_are_impossible_are_told_and_passed(bowl, capsys, monkeypatch):
     monkeypatch.setattr(points, "look_at", look_at)
     given = ["-m", "sweep=search", "sweep.name=s", "lora.dropout=interval(0,2)",
@@ -228,6 +230,7 @@ def test_points_that_are_impossible_are_told_and_passed(bowl, capsys, monkeypatc
     assert len(bowl.calls) == count
 
 
+@pytest.mark.slow
 def test_failed_trials_are_avoided_and_retried_when_asked(bowl):
     def lost(config):
         if config.optimizer.learning_rate > 1e-4:

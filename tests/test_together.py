@@ -88,6 +88,7 @@ def test_each_trial_is_the_one_alone(place, kind):
             np.testing.assert_allclose(theirs[key], array, rtol=1e-3, atol=2e-5, err_msg=key)
 
 
+@pytest.mark.slow
 def test_they_are_computed_in_one_pass_and_each_log_is_its_own(place, monkeypatch, capsys):
     from mlx_ft import joint  # not before the fixture has prepared the process
 

@@ -23,7 +23,7 @@ from tests.serve.process import Process
 from tests.serve.served import until
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(gguf.find_embedded() is None, reason="needs the embedded model"),
     pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
 ]

@@ -76,6 +76,7 @@ def test_a_sweep_that_goes_on_registers_its_best_once(swept):
     assert find_run("models:/model@rates").folder.parent == first.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reference", "fault"),
     [
