@@ -35,16 +35,21 @@ if ! cmp --quiet tests/peers/llama_cpp/package.json "$llama/installed.json"; the
     rm -rf "$llama"
     mkdir -p "$llama"
     cp tests/peers/llama_cpp/package.json "$llama/"
-    (cd "$llama" && npm install --omit=optional --ignore-scripts --no-audit --no-fund --silent)
-    cp tests/peers/llama_cpp/package.json "$llama/installed.json"
+    if (cd "$llama" && npm install --omit=optional --ignore-scripts --no-audit --no-fund --silent); then
+        cp tests/peers/llama_cpp/package.json "$llama/installed.json"
+    fi
 fi
-cp tests/peers/llama_cpp/run.js "$llama/"
 exports=$(mktemp -d)
 trap 'rm -rf "$vectors" "$full" "$exports"' EXIT
 PYTHONPATH=. python3 -m uv run python tests/peers/make_exports.py "$exports"
 "$environment/bin/python" -W ignore tests/peers/check_peft_export.py "$exports"
-node "$llama/run.js" "$exports"
-python3 -m uv run python tests/peers/check_llama_cpp.py "$exports"
+if [ -f "$llama/installed.json" ]; then
+    cp tests/peers/llama_cpp/run.js "$llama/"
+    node "$llama/run.js" "$exports"
+    python3 -m uv run python tests/peers/check_llama_cpp.py "$exports"
+else
+    echo "NOT CHECKED by llama.cpp: npm, which brings it, is not here or did not work"
+fi
 
 echo "ours against them"
 MLX_FT_PEER_VECTORS="$vectors" python3 -m uv run pytest -s tests/peers
