@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-if sys.dont_write_bytecode:  # each of the many processes that tests start would compile it all
-    sys.dont_write_bytecode = False
-    sys.pycache_prefix = str(Path(__file__).parent.parent / ".pytest_cache" / "bytecode")
-    del os.environ["PYTHONDONTWRITEBYTECODE"]
-    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+# Each of the many processes that tests start would compile our own modules anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from mlx_ft import runtime
 

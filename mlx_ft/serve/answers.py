@@ -6,22 +6,30 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from mlx_ft.engine.request import Closed, End, Event, Failed, Piece, Request, Sampling, Unknown
 from mlx_ft.errors import MlxFtError
 from mlx_ft.serve.current import Target
-from mlx_ft.serve.errors import Refused, told
+from mlx_ft.serve.errors import Refused, answer, told
 from mlx_ft.serve.metrics import Metrics
+from mlx_ft.serve.schemas import Drawing
 
 T = TypeVar("T")
 GONE = 499  # what proxies note for a client that left; nobody sees it
 TRIES = 5
+IGNORED = "x-mlx-ft-ignored"  # the header that names fields without effect
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream`, its events.",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,25 @@ class Asked:
             seconds = time.monotonic() - self._began
             observe("mlx_ft_request_seconds", seconds, adapter=label)
             observe("mlx_ft_first_token_seconds", self._first or seconds, adapter=label)
+
+
+class Reply(Protocol):
+    """What the client gets of answers."""
+
+    async def whole(self) -> dict[str, Any]:
+        """All of them, once they have ended."""
+
+    def events(self) -> AsyncIterator[str]:
+        """Server-sent events."""
+
+
+async def respond(request: Drawing, http: HttpRequest, asked: Asked, reply: Reply) -> Response:
+    """A stream, or all at once, as the request says."""
+    ignored = request.ignored()
+    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
+    if request.stream:
+        return Stream(asked, reply.events(), headers)
+    return answer(200, await whole(http, asked, reply.whole()), headers)
 
 
 async def ask(

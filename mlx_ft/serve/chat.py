@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from mlx_ft.engine.request import End, Piece
 from mlx_ft.serve import errors
-from mlx_ft.serve.answers import Asked, Stream, Wanted, ask, whole
+from mlx_ft.serve.answers import ANSWERS, Asked, Wanted, ask, respond
 from mlx_ft.serve.current import Target
 from mlx_ft.serve.schemas import ChatRequest
 from mlx_ft.serve.server import Here, Server
@@ -22,26 +22,14 @@ from mlx_ft.serve.tools import Calls
 from mlx_ft.serve.words import Words
 
 PATH = "/v1/chat/completions"
-IGNORED = "x-mlx-ft-ignored"  # the header that names fields without effect
 router = APIRouter(tags=["answers"])
-ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer; with `stream`, its events.",
-        "content": {"application/json": {}, "text/event-stream": {}},
-    }
-}
 
 
 @router.post(PATH, responses=ANSWERS, summary="Answer a chat")
 async def chat(request: ChatRequest, http: Request, here: Here) -> Response:
     """As OpenAI's; `model` is a base model, `base`, or an adapter."""
     asked = await ask(here.state.metrics, PATH, lambda: _wanted(request, here))
-    reply = Reply(request, asked)
-    ignored = request.ignored()
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
-    if request.stream:
-        return Stream(asked, reply.events(), headers)
-    return errors.answer(200, await whole(http, asked, reply.whole()), headers)
+    return await respond(request, http, asked, Reply(request, asked))
 
 
 def _wanted(request: ChatRequest, here: Server) -> tuple[Target, list[Wanted]]:

@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from mlx_ft.engine.request import Piece
 from mlx_ft.serve import errors
-from mlx_ft.serve.answers import Asked, Stream, Wanted, ask, whole
-from mlx_ft.serve.chat import ANSWERS, IGNORED, sse
+from mlx_ft.serve.answers import ANSWERS, Asked, Wanted, ask, respond
+from mlx_ft.serve.chat import sse
 from mlx_ft.serve.current import Target
 from mlx_ft.serve.errors import Refused
 from mlx_ft.serve.schemas import CompletionRequest
@@ -31,12 +31,7 @@ router = APIRouter(tags=["answers"])
 async def complete(request: CompletionRequest, http: Request, here: Here) -> Response:
     """As OpenAI's; `model` is a base model, `base`, or an adapter."""
     asked = await ask(here.state.metrics, PATH, lambda: _wanted(request, here))
-    reply = Reply(request, asked)
-    ignored = request.ignored()
-    headers = {IGNORED: ", ".join(ignored)} if ignored else {}
-    if request.stream:
-        return Stream(asked, reply.events(), headers)
-    return errors.answer(200, await whole(http, asked, reply.whole()), headers)
+    return await respond(request, http, asked, Reply(request, asked))
 
 
 def _wanted(request: CompletionRequest, here: Server) -> tuple[Target, list[Wanted]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -73,9 +74,9 @@ class Drawing(Closed):
         return self.max_tokens
 
     @property
+    @abstractmethod
     def alternatives(self) -> int | None:
         """As `Sampling` has it."""
-        raise NotImplementedError
 
     @property
     def usage_at_end(self) -> bool:
