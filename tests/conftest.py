@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-# Each of the many processes that tests start would compile our own modules anew.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if sys.dont_write_bytecode:  # each of the many processes that tests start would compile ours
+    sys.dont_write_bytecode = False
+    del os.environ["PYTHONDONTWRITEBYTECODE"]
 
 from mlx_ft import runtime
 
