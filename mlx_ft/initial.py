@@ -72,7 +72,7 @@ def put(model: nn.Module, start: Start) -> None:
 
     Raises AdapterError, which lists what of the two does not fit, and the settings that would.
     """
-    faults = lora.mismatches(lora.parameters(model), start.weights)
+    faults = lora.mismatches(lora.shapes(model), start.weights)
     if faults:
         keys, count = ",".join(start.adapter.keys), start.adapter.num_layers
         more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -110,13 +110,14 @@ def attach(model: nn.Module, config: LoraConfig) -> Adapter:
         logger.warning("lora.num_layers is %d; this model has %d: all of them", count, len(layers))
         count = len(layers)
     chosen = layers[len(layers) - count :]
-    keys = _match(config.target_modules, sorted({k for layer in chosen for k, _ in _linear(layer)}))
+    available = {key for layer in chosen for key, _ in projections(layer)}
+    keys = _match(config.target_modules, sorted(available))
     adapter = Adapter(config.rank, scale(config), config.dropout, count, tuple(keys))
     _convert(model, adapter)
     return adapter
 
 
-def _linear(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def projections(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(path within the layer, projection) of everything that can carry an adapter."""
     from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
@@ -161,7 +162,7 @@ def _convert(model: nn.Module, adapter: Adapter) -> None:
     layers = model.layers
     for layer in layers[len(layers) - adapter.num_layers :]:
         converted = []
-        for path, module in _linear(layer):
+        for path, module in projections(layer):
             if path not in adapter.keys:
                 continue
             switch = isinstance(module, (SwitchLinear, QuantizedSwitchLinear))
@@ -204,6 +205,11 @@ def is_of_linear(layer: nn.Module) -> bool:
 def parameters(model: nn.Module) -> dict[str, mx.array]:
     """The adapter's arrays by their full names: lora_a (in, r), lora_b (r, out)."""
     return dict(tree_flatten(model.trainable_parameters()))
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of the adapter's arrays, by their full names."""
+    return {name: array.shape for name, array in parameters(model).items()}
 
 
 def count(model: nn.Module) -> int:
@@ -287,18 +293,26 @@ def load(model: nn.Module, folder: Path) -> Adapter:
     or not finite; the model is then bare again.
     """
     _refuse_adapted(model)
-    adapter, _ = read_settings(folder)
-    if adapter.num_layers <= 0:  # mlx-lm's way of saying all
-        adapter = replace(adapter, num_layers=len(model.layers))
-    if not adapter.keys:  # and here too
-        paths = {path for layer in model.layers for path, _ in _linear(layer)}
-        adapter = replace(adapter, keys=tuple(sorted(paths)))
-    try:
-        weights = cast(dict[str, mx.array], mx.load(str(folder / WEIGHTS)))
-    except RuntimeError as error:
-        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {error}") from None
+    keys = [[path for path, _ in projections(layer)] for layer in model.layers]
+    adapter, weights = read(folder, keys)
     put(model, adapter, weights, f"the adapter in {folder}")
     return adapter
+
+
+def read(folder: Path, layers: Sequence[Sequence[str]]) -> tuple[Adapter, dict[str, mx.array]]:
+    """The adapter saved in `folder` and its arrays; `layers`: the projections that each layer has.
+
+    Raises AdapterError.
+    """
+    adapter, _ = read_settings(folder)
+    if adapter.num_layers <= 0:  # mlx-lm's way of saying all
+        adapter = replace(adapter, num_layers=len(layers))
+    if not adapter.keys:  # and here too
+        adapter = replace(adapter, keys=tuple(sorted({key for layer in layers for key in layer})))
+    try:
+        return adapter, cast(dict[str, mx.array], mx.load(str(folder / WEIGHTS)))
+    except RuntimeError as error:
+        raise AdapterError(f"{folder / WEIGHTS} cannot be read: {error}") from None
 
 
 def put(model: nn.Module, adapter: Adapter, weights: Mapping[str, mx.array], name: str) -> None:
@@ -307,19 +321,22 @@ def put(model: nn.Module, adapter: Adapter, weights: Mapping[str, mx.array], nam
     name: what it is called in an error. Raises AdapterError as `load` does.
     """
     _convert(model, adapter)
-    if faults := mismatches(parameters(model), weights):
+    if faults := mismatches(shapes(model), weights):
         detach(model)
         raise AdapterError(f"{name} does not fit this model", faults)
     model.load_weights(list(weights.items()), strict=False)
 
 
-def mismatches(expected: Mapping[str, mx.array], found: Mapping[str, mx.array]) -> list[str]:
+def mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, mx.array]) -> list[str]:
     """What of an adapter's arrays is missing, too much, of another shape, or not finite."""
     faults = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
     faults += [f"{name}: not part of this model" for name in sorted(found.keys() - expected.keys())]
-    for name in sorted(expected.keys() & found.keys()):
-        if found[name].shape != expected[name].shape:
-            faults.append(f"{name}: shape {found[name].shape}, expected {expected[name].shape}")
-        elif not mx.isfinite(found[name]).all().item():
+    both = sorted(expected.keys() & found.keys())
+    finite = {name: mx.isfinite(found[name]).all() for name in both}
+    mx.eval(finite)  # in one pass
+    for name in both:
+        if found[name].shape != expected[name]:
+            faults.append(f"{name}: shape {found[name].shape}, expected {expected[name]}")
+        elif not finite[name].item():
             faults.append(f"{name}: holds NaN or infinity")
     return faults

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 if sys.dont_write_bytecode:  # each of the many processes that tests start would compile ours
     sys.dont_write_bytecode = False
@@ -19,6 +20,10 @@ from mlx_ft import runtime
 
 # Beside one another, workers with a thread each are faster than with all cores each.
 runtime.prepare(threads=1 if "PYTEST_XDIST_WORKER" in os.environ else None)
+
+# A test's seconds are the machine's, which may be busy.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture

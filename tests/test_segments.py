@@ -60,7 +60,7 @@ def test_loss_and_gradients_of_every_family(family: str, share: bool) -> None:
     assert furthest(found[2], expected[2]) < 1e-4
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(LENGTHS, st.integers(0, 30), st.integers(0, 2**32 - 1))
 def test_random_lengths_under_random_prompts(lengths: list[int], prompt: int, seed: int) -> None:
     random = np.random.RandomState(seed)

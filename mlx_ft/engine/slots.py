@@ -7,11 +7,9 @@ takes its own by number (S-LoRA, arXiv:2311.03285, does so on CUDA).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -60,14 +58,18 @@ class Routed(nn.Module):
             return y
         return y + delta.astype(y.dtype)
 
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The stacks, which nothing has evaluated yet after a change."""
+        return [array for array in (self._a, self._b) if array is not None]
+
     def put(self, slot: int, a: mx.array, b: mx.array) -> None:
         """Set a slot: a (inputs, rank), b (rank, outputs), times the scale."""
         self._ranks[slot] = a.shape[1]
         self._a, self._b = self._room(slot + 1, a, b)
-        self._a[slot], self._b[slot] = 0, 0
-        self._a[slot, :, : a.shape[1]] = a
-        self._b[slot, : b.shape[0]] = b
-        mx.eval(self._a, self._b)
+        rank = self._a.shape[2]
+        self._a[slot] = mx.pad(a, [(0, 0), (0, rank - a.shape[1])])
+        self._b[slot] = mx.pad(b, [(0, rank - b.shape[0]), (0, 0)])
 
     def take_off(self, slot: int) -> None:
         """Make it compute what the base does."""
@@ -75,7 +77,6 @@ class Routed(nn.Module):
             return
         if self._ranks and self._a is not None and self._b is not None:
             self._a[slot], self._b[slot] = 0, 0
-            mx.eval(self._a, self._b)
         else:
             self._a = self._b = None
 
@@ -83,7 +84,6 @@ class Routed(nn.Module):
         """Have so many slots at least, so that every row's number is one."""
         if self._a is not None and self._b is not None and len(self._a) < slots:
             self._a, self._b = self._room(slots, self._a[0], self._b[0])
-            mx.eval(self._a, self._b)
 
     def _room(self, slots: int, a: mx.array, b: mx.array) -> tuple[mx.array, mx.array]:
         """The stacks, with room for so many slots and for the largest rank."""
@@ -93,6 +93,8 @@ class Routed(nn.Module):
             return wider, mx.zeros((slots, rank, b.shape[1]), b.dtype)
         more = max(0, slots - len(self._a))
         wide = max(0, rank - self._a.shape[2])
+        if not more and not wide:
+            return self._a, self._b
         return (
             mx.pad(self._a, [(0, more), (0, 0), (0, wide)]),
             mx.pad(self._b, [(0, more), (0, wide), (0, 0)]),
@@ -101,7 +103,7 @@ class Routed(nn.Module):
     @property
     def nbytes(self) -> int:
         """Of the stack."""
-        return sum(array.nbytes for array in (self._a, self._b) if array is not None)
+        return sum(array.nbytes for array in self.arrays)
 
 
 class Slots:
@@ -113,6 +115,11 @@ class Slots:
         self._routed: dict[str, Routed] = {}
         self._slots: dict[str, int] = {}
         self._paths: dict[str, list[str]] = {}
+        names = {id(module): path for path, module in model.named_modules()}
+        self._layers = [
+            {key: (f"{names[id(layer)]}.{key}", module) for key, module in lora.projections(layer)}
+            for layer in model.layers
+        ]
 
     def __contains__(self, name: str) -> bool:
         return name in self._slots
@@ -132,30 +139,31 @@ class Slots:
 
         Raises AdapterError that lists what does not fit; the model is then as before.
         """
-        with self._bare():
-            adapter = lora.load(self.model, folder)
-            try:
-                found = {
-                    path: (layer.lora_a, layer.lora_b * adapter.scale)
-                    for path, layer in lora.adapted(self.model)
-                    if lora.is_of_linear(layer)
-                }
-                others = len(lora.adapted(self.model)) - len(found)
-                mx.eval(found)
-            finally:
-                lora.detach(self.model)
-        if others:
+        adapter, arrays = lora.read(folder, [[*layer] for layer in self._layers])
+        chosen = self._layers[max(0, len(self._layers) - adapter.num_layers) :]
+        places = dict(layer[key] for layer in chosen for key in layer if key in adapter.keys)
+        if others := sum(not _is_plain(module) for module in places.values()):
             raise AdapterError(
                 f"the adapter in {folder} sits on {others} projections of experts, which cannot be "
                 "served beside others. Fuse it: mlx-ft fuse"
             )
+        expected: dict[str, tuple[int, ...]] = {}
+        for path, module in places.items():
+            inputs, outputs = _size(module)
+            expected[f"{path}.lora_a"] = (inputs, adapter.rank)
+            expected[f"{path}.lora_b"] = (adapter.rank, outputs)
+        if faults := lora.mismatches(expected, arrays):
+            raise AdapterError(f"the adapter in {folder} does not fit this model", faults)
         slot = self._slots.get(name, self._free())
         self.unload(name)
-        self._slots[name], self._paths[name] = slot, [*found]
-        for path, (a, b) in found.items():
-            self._at(path).put(slot, a, b)
+        self._slots[name], self._paths[name] = slot, [*places]
+        self._route_through(places)
+        for path in places:
+            a, b = arrays[f"{path}.lora_a"], arrays[f"{path}.lora_b"]
+            self._routed[path].put(slot, a, b * adapter.scale)
         for routed in self._routed.values():
             routed.grow(max(self._slots.values()) + 1)
+        mx.eval([routed.arrays for routed in self._routed.values()])  # in one pass
 
     def unload(self, name: str) -> None:
         """Take it off; nothing if it is not here."""
@@ -164,6 +172,7 @@ class Slots:
             return
         for path in self._paths.pop(name):
             self._routed[path].take_off(slot)
+        mx.eval([self._routed[path].arrays for path in self._routed])
 
     def take(self, names: Sequence[str | None]) -> None:
         """Let the rows of the next passes go through these; None is the base."""
@@ -173,24 +182,26 @@ class Slots:
         else:
             self.route.alike, self.route.rows = None, mx.array(slots, mx.uint32)
 
-    @contextmanager
-    def _bare(self) -> Iterator[None]:
-        """The model as it came, while something else is attached to it."""
-        routed = self._routed.items()
-        self.model.update_modules(tree_unflatten([(path, one.linear) for path, one in routed]))
-        try:
-            yield
-        finally:
-            self.model.update_modules(tree_unflatten([*routed]))
-
     def _free(self) -> int:
         used = set(self._slots.values())
         return next(slot for slot in range(1, len(used) + 2) if slot not in used)
 
-    def _at(self, path: str) -> Routed:
-        if path not in self._routed:
-            modules: dict[str, Any] = dict(self.model.named_modules())
-            routed = Routed(modules[path], self.route)
-            self.model.update_modules(tree_unflatten([(path, routed)]))
-            self._routed[path] = routed
-        return self._routed[path]
+    def _route_through(self, places: Mapping[str, nn.Module]) -> None:
+        """Let each of these projections have a stack."""
+        new = {
+            path: Routed(m, self.route) for path, m in places.items() if path not in self._routed
+        }
+        self.model.update_modules(tree_unflatten([*new.items()]))
+        self._routed |= new
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, nn.QuantizedLinear))
+
+
+def _size(module: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a projection, whose weights may be packed."""
+    outputs, inputs = module.weight.shape
+    if isinstance(module, nn.QuantizedLinear):
+        inputs = inputs * 32 // module.bits
+    return inputs, outputs

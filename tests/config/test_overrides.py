@@ -196,7 +196,7 @@ def test_the_users_files_are_choices_too(tmp_path):
     assert "mine" in faults("model=other", groups=groups)[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=12), st.text(max_size=12))
 @example("lora", "{" * 200)
 @example("lora.rank", "[" * 2000)
@@ -214,7 +214,7 @@ def test_junk_gives_faults_and_never_an_exception(key, value):
         assert known or found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(keys())), st.text(max_size=20), st.booleans())
 def test_any_value_of_a_key_is_judged_without_an_exception(key, value, multirun):
     assert isinstance(faults(f"{key}={value}", multirun=multirun), list)

@@ -41,7 +41,7 @@ def test_a_batch_written_out():
 lengths = st.lists(st.integers(2, 60), min_size=1, max_size=60)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(lengths, st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(0, 5), st.integers(1, 9))
 def test_every_row_once_an_epoch_and_its_tokens_and_targets_unchanged(
     lengths, size, seed, epoch, multiple
@@ -67,7 +67,7 @@ def test_every_row_once_an_epoch_and_its_tokens_and_targets_unchanged(
     assert counted == sum(int(row.targets[1:].sum()) for row in rows)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lengths, st.integers(1, 9), st.lists(st.integers(0, 3), min_size=1, max_size=6), st.randoms()
 )

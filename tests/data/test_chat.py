@@ -96,7 +96,7 @@ contents = st.text(st.sampled_from("ab. \n\té漢?"), min_size=1, max_size=8).fi
 talks = st.integers(1, 3).flatmap(lambda n: st.lists(contents, min_size=2 * n, max_size=2 * n))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(said=talks, family=st.sampled_from(["chatml", "llama3", "gemma", "trimming", "plain"]))
 def test_masked_tokens_are_the_answers_for_any_text(tokenizers, said, family):
     tokenizer = tokenizers[family]
@@ -122,7 +122,7 @@ def test_masked_tokens_are_the_answers_for_any_text(tokenizers, said, family):
         assert whole == tokenizer.apply_chat_template(turns, tokenize=False)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     said=st.lists(
         st.text("ab .?\n", min_size=1, max_size=8).filter(str.strip), min_size=2, max_size=2

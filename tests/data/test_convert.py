@@ -129,7 +129,7 @@ def apart(message):
 FORMATS = {to: format for to, (format, _) in TARGETS.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(chats(), st.sampled_from(["messages", "sharegpt", "alpaca", "prompt-completion"]))
 def test_there_and_back_loses_what_is_said_and_nothing_else(fields, to):
     before = read(**fields)
@@ -154,7 +154,7 @@ def test_there_and_back_loses_what_is_said_and_nothing_else(fields, to):
         assert content(without(before, others, to)) != expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(chats(rich=False))
 def test_what_chatml_writes_can_be_read_by_eye(fields):
     before = read(**fields)
@@ -168,7 +168,7 @@ def test_what_chatml_writes_can_be_read_by_eye(fields):
     assert read(**row).label == before.label
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.fixed_dictionaries(
         {"instruction": TEXTS, "input": TEXTS | st.just(""), "output": TEXTS},

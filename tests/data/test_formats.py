@@ -683,7 +683,7 @@ def refused(row, format):
     return []
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(ROWS | spoiled(), st.sampled_from(["auto"] * 8 + [*FORMATS]))
 def test_any_row_is_understood_or_has_faults(fields, format):
     row = record(**fields)

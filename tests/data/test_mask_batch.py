@@ -22,7 +22,7 @@ texts = st.lists(st.sampled_from([*CONTROLS, "a", " ", "\n", "\n\n", "the", " ca
                                   "  "]), max_size=12).map("".join)  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(some=st.lists(texts, max_size=4), family=st.sampled_from(FAMILIES))
 def test_pieces_have_the_tokens_of_the_whole(tokenizers, some, family):
     tokenizer = tokenizers[family]
@@ -67,7 +67,7 @@ def overlapping():
 
 
 @example(["xa<|im_end|>b", "a <|im_end|> b"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some=st.lists(texts, min_size=1, max_size=3))
 @pytest.mark.parametrize(
     "make",

@@ -118,7 +118,7 @@ said = st.lists(st.text("ab. é漢\n", min_size=1, max_size=40).filter(str.strip
                 max_size=6).map(lambda s: s[: len(s) // 2 * 2])  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     said=said,
     size=st.integers(4, 60),
@@ -156,7 +156,7 @@ def test_split_learns_every_target_once_with_what_precedes_it(tokenizers, said, 
     assert sum(example.endless for example in found.examples) == whole.endless
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     talks=st.lists(said, min_size=1, max_size=4),
     size=st.integers(2, 60),

@@ -315,7 +315,7 @@ def test_rows_of_a_table_are_quarantined_as_json(tmp_path):
 
 @pytest.mark.parametrize("kind", sorted(SEEDS))
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mutated_files_never_raise_and_add_up(tmp_path_factory, kind, seed):
     name, content = SEEDS[kind]
     path = tmp_path_factory.getbasetemp() / name
@@ -324,7 +324,7 @@ def test_mutated_files_never_raise_and_add_up(tmp_path_factory, kind, seed):
 
 
 @given(content=st.binary(max_size=200), name=st.sampled_from(["a.jsonl", "a.json", "a.csv", "a"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_bytes_never_raise(tmp_path_factory, content, name):
     path = tmp_path_factory.getbasetemp() / name
     path.write_bytes(content)
@@ -335,7 +335,7 @@ def test_any_bytes_never_raise(tmp_path_factory, content, name):
     text=st.text('{}[]",:\\\n aé0', max_size=60),
     name=st.sampled_from(["a.jsonl", "a.json", "a.csv"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_marks_never_raise(tmp_path_factory, text, name):
     path = tmp_path_factory.getbasetemp() / name
     path.write_text(text, "utf-8")

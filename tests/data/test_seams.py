@@ -77,7 +77,7 @@ def ids(backend, text):
     return backend.encode(text, add_special_tokens=False).ids
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=said.map("".join), size=st.integers(1, 12), name=st.sampled_from(list(CUT)))
 def test_parts_have_the_tokens_of_the_whole(text, size, name):
     backend = BACKENDS[name]

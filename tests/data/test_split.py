@@ -16,7 +16,7 @@ def none(count):
     return np.zeros(count, np.int32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 15), st.integers(0, 2)), min_size=2, max_size=60),
     st.floats(0.01, 0.99),

@@ -35,7 +35,7 @@ def test_what_is_written_is_read_again(tmp_path, name, packing):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(rows=st.lists(st.fixed_dictionaries({"prompt": TEXT, "answer": TEXT}), min_size=1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_texts_survive_every_form(tmp_path_factory, name, rows):
     assert written(tmp_path_factory.getbasetemp() / name, rows) == rows
 

@@ -20,7 +20,7 @@ def overlap(a: str, b: str) -> bool:
     return any(f" {' '.join(left[i : i + RUN])} " in joined for i in range(len(left) - RUN + 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TEXTS, st.floats(0, 0.5), st.floats(0, 0.4), st.integers(0, 2**32))
 def test_nothing_overlaps_across_the_split(texts, valid, test, seed):
     joined = groups(texts)

@@ -1,9 +1,13 @@
 """Every row of a batch goes through its own adapter."""
 
+import json
+
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
+from mlx_ft import lora
 from mlx_ft.engine.slots import Slots
 from mlx_ft.errors import AdapterError
 from tests.engine.adapters import SHAPES, save, with_adapter
@@ -96,3 +100,40 @@ def test_adapters_of_experts_are_refused(tmp_path):
     with pytest.raises(AdapterError, match="experts"):
         slots.load("x", folder)
     assert slots.names == ()
+
+
+def test_a_base_in_four_bits(tmp_path):
+    folder = save(None, tmp_path, ["small"])["small"]
+    ours, alone = tiny.build(), tiny.build()
+    for model in (ours, alone):
+        model.eval()
+        nn.quantize(model, group_size=32, bits=4)
+    slots = Slots(ours)
+    slots.load("x", folder)
+    lora.load(alone, folder)
+    expected = np.array(alone(mx.array([TOKENS])))[0]
+    assert relative(answers(slots, ["x", None])[0], expected) < 1e-5
+
+
+def test_mlx_lms_ways_of_saying_all(slots, tmp_path):
+    folder = save(None, tmp_path, ["other"])["other"]
+    slots.load("x", folder)
+    expected = answers(slots, ["x"])
+    settings = json.loads((folder / lora.SETTINGS).read_text())
+    settings["num_layers"] = -1
+    del settings["lora_parameters"]["keys"]
+    (folder / lora.SETTINGS).write_text(json.dumps(settings))
+    slots.load("y", folder)
+    assert np.array_equal(answers(slots, ["y"]), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused_by_name(slots, tmp_path, value):
+    folder = save(None, tmp_path, ["small"])["small"]
+    arrays = mx.load(str(folder / lora.WEIGHTS))
+    name = sorted(arrays)[-1]
+    arrays[name][-1, -1] = value
+    mx.save_safetensors(str(folder / lora.WEIGHTS), arrays)
+    with pytest.raises(AdapterError, match="does not fit this model") as error:
+        slots.load("x", folder)
+    assert f"{name}: holds NaN or infinity" in str(error.value)

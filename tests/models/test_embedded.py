@@ -142,7 +142,7 @@ def test_the_vocabulary_lacks_these_bytes() -> None:
     assert lacking == [*LACKING]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_any_text_comes_back(embedded: Loaded, text: str) -> None:
     """But for the bytes that the model has no token for; its own tokenizer drops them, too."""
@@ -150,7 +150,7 @@ def test_any_text_comes_back(embedded: Loaded, text: str) -> None:
     assert embedded.tokenizer.decode(embedded.tokenizer.encode(kept)) == kept
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.sampled_from("aé1²Ⅷ北 \n'st.,\U0001f642"), max_size=30))
 def test_any_text_has_the_ids_of_the_merges(embedded: Loaded, text: str) -> None:
     assert embedded.tokenizer.encode(text) == reference_ids(text)
