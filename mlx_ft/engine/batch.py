@@ -99,16 +99,22 @@ class Filling:
 
 
 class Batch:
-    """Rows that take their next token in one pass."""
+    """Rows that take their next token in one pass.
+
+    While the likeliest token is all that its rows want, the pass after the next one is begun before
+    the next one's tokens are known here: the processor has work while they are told.
+    """
 
     def __init__(self, model: nn.Module, slots: Slots) -> None:
         self.rows: list[Row] = []
         self._model = model
         self._slots = slots
         self._cache: list[Any] = []
+        self._ahead: mx.array | None = None  # (rows,): the next tokens, which are being computed
 
     def join(self, row: Row, cache: list[Any]) -> None:
-        """Take in a row whose prompt was read into `cache`."""
+        """Take in a row whose prompt was read into `cache`; the batch is settled."""
+        assert self._ahead is None
         merged = [one.merge([one]) for one in cache]
         if self.rows:
             for ours, theirs in zip(self._cache, merged, strict=True):
@@ -117,32 +123,66 @@ class Batch:
             self._cache = merged
         self.rows.append(row)
 
-    def logits(self) -> mx.array:
-        """Of every row's next token: (rows, V)."""
-        tokens = mx.array([[row.tokens[-1]] for row in self.rows])
-        self._slots.take([row.owner for row in self.rows])
-        found: mx.array = self._model(tokens, cache=self._cache)[:, -1]
-        return found
+    def step(self, ends: Sequence[int]) -> list[Row]:
+        """Give every row its next token; those that it was the last one of."""
+        if any(row.chooser.needs_logits for row in self.rows):
+            choose(self.rows, self._logits(self._last()), ends)
+            return self._done()
+        best = self._ahead
+        if best is None:
+            best = mx.argmax(self._logits(self._last()), axis=-1)
+        self._ahead = None
+        if any(row.answered + 1 < row.request.sampling.max_tokens for row in self.rows):
+            self._ahead = mx.argmax(self._logits(best[:, None]), axis=-1)
+            mx.async_eval(best, self._ahead)
+        return self._take(best, ends)
 
-    def cache_of(self, row: Row) -> list[Any]:
-        """What was read of a row, alone."""
+    def settle(self, ends: Sequence[int]) -> list[Row]:
+        """Let rows join: nothing is begun before its time. Those that are at their end."""
+        best, self._ahead = self._ahead, None
+        return [] if best is None else self._take(best, ends)
+
+    def read_of(self, row: Row) -> tuple[list[int], list[Any]]:
+        """The tokens of a row that were read, and what was read of them."""
+        tokens = row.tokens if self._ahead is not None else row.tokens[:-1]
         at = self.rows.index(row)
-        return [one.extract(at) for one in self._cache]
+        return tokens, [one.extract(at) for one in self._cache]
 
     def leave(self, gone: Sequence[Row]) -> None:
         """Let rows go."""
         kept = [at for at, row in enumerate(self.rows) if row not in gone]
         if len(kept) == len(self.rows):
             return  # those that go were still reading
-        self.rows = [self.rows[at] for at in kept]
         if not kept:
-            self._cache = []
+            self.clear()
+            return
+        self.rows = [self.rows[at] for at in kept]
         for one in self._cache:
             one.filter(mx.array(kept))
+        if self._ahead is not None:
+            self._ahead = self._ahead[mx.array(kept)]
 
     def clear(self) -> None:
         """Let all of them go."""
-        self.rows, self._cache = [], []
+        self.rows, self._cache, self._ahead = [], [], None
+
+    def _last(self) -> mx.array:
+        return mx.array([[row.tokens[-1]] for row in self.rows])
+
+    def _logits(self, tokens: mx.array) -> mx.array:
+        """Of every row's token after these (rows, 1): (rows, V)."""
+        self._slots.take([row.owner for row in self.rows])
+        found: mx.array = self._model(tokens, cache=self._cache)[:, -1]
+        return found
+
+    def _take(self, best: mx.array, ends: Sequence[int]) -> list[Row]:
+        likeliest: list[int] = best.tolist()  # type: ignore[assignment]
+        for row, token in zip(self.rows, likeliest, strict=True):
+            row.take(token, None, ends)
+        return self._done()
+
+    def _done(self) -> list[Row]:
+        return [row for row in self.rows if row.reason is not None]
 
 
 def choose(rows: Sequence[Row], logits: mx.array, ends: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +176,7 @@ class Engine:
         self._ready.set_result(None)
         while self._turn():
             pass
+        mx.synchronize()
         mx.clear_streams()  # MLX aborts the process now and then over a thread that ends with some
 
     def _turn(self) -> bool:
@@ -254,6 +255,7 @@ class Engine:
                 return
             choose([row], logits[None], self._ends)
             if row.reason is None:
+                self._advance(self._batch.settle)
                 self._batch.join(row, filling.cache)
             else:
                 self._prefixes.keep(row.owner or "", row.tokens[:-1], filling.cache)
@@ -266,21 +268,21 @@ class Engine:
 
     def _step(self) -> None:
         """The next token of every answer."""
-        rows = self._batch.rows
-        if not rows:
-            return
+        if self._batch.rows:
+            self._advance(self._batch.step)
+            self.steps += 1
+
+    def _advance(self, move: Callable[[Sequence[int]], list[Row]]) -> None:
         try:
-            choose(rows, self._batch.logits(), self._ends)
-            done = [row for row in rows if row.reason is not None]
+            done = move(self._ends)
             for row in done:
-                self._prefixes.keep(row.owner or "", row.tokens[:-1], self._batch.cache_of(row))
+                self._prefixes.keep(row.owner or "", *self._batch.read_of(row))
         except Exception as error:  # such as memory that runs out: nobody's row is whole
-            done = [*rows]
+            done = [*self._batch.rows]
             self._batch.clear()
             for row in done:
                 row.reason = "failed"
                 row.request.say(Failed(error))
-        self.steps += 1
         self._finish(done)
 
     def _finish(self, rows: list[Row]) -> None:

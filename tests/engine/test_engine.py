@@ -227,17 +227,66 @@ def test_what_cannot_be_loaded_is_said_and_changes_nothing(make, folders, tmp_pa
     assert len(error.value.faults) == 2
 
 
+def test_a_pass_is_begun_ahead_and_none_too_many(make, folders, monkeypatch):
+    engine = make()
+    seen = []
+    genuine = engine._batch._logits
+
+    def logits(tokens):
+        seen.append(tokens.shape[0])
+        return genuine(tokens)
+
+    monkeypatch.setattr(engine._batch, "_logits", logits)
+    found = Asked(engine, [1, 2], None, replace(GREEDY, max_tokens=9)).tokens()[0]
+    assert found == alone(folders, [1, 2], None, 9)
+    assert seen == [1] * 8  # the first token is the prompt's
+
+
+def test_what_was_read_ahead_of_an_answers_end_is_known(make, folders):
+    engine = make(names=["large"])
+    begun, whole, at = next(
+        (prompt, whole, at)
+        for prompt in prompts(30)
+        for whole in [alone(folders, prompt, "large")]
+        for at in range(3, len(whole) - 1)
+        if whole[at] not in whole[:at]
+    )
+    events = queue.SimpleQueue()
+    engine.submit(Request(tuple(begun), events.put, "large", GREEDY, ends=(whole[at],)))
+    while isinstance(end := events.get(timeout=TIMEOUT), Piece):
+        pass
+    assert (end.reason, end.completion_tokens) == ("stop", at + 1)
+    prompt = [*begun, *whole[: at + 1], 9, 8]
+    found, end = Asked(engine, prompt, "large").tokens()
+    assert end.cached == len(begun) + at + 1  # with the token that ended it
+    assert found == alone(folders, prompt, "large")
+
+
+def test_one_that_is_drawn_joins_those_that_are_not(make, folders):
+    engine = make(names=["small"])
+    drawn = Sampling(max_tokens=30, temperature=1, seed=3)
+    expected = Asked(engine, [9], "small", drawn).tokens()[0]
+    long = replace(GREEDY, max_tokens=60)
+    first = [Asked(engine, prompt, None, long) for prompt in prompts(2)]
+    for one in first:
+        one.pieces.append(one.next())
+    later = Asked(engine, [9], "small", drawn)
+    assert later.tokens()[0] == expected
+    for one, prompt in zip(first, prompts(2), strict=True):
+        assert one.tokens()[0] == alone(folders, prompt, None, 60)
+
+
 def test_a_step_that_fails_ends_its_answers_and_no_others(make, folders, monkeypatch):
     engine = make()
-    genuine = engine._batch.logits
+    genuine = engine._batch._logits
 
-    def logits():
+    def logits(tokens):
         if len(engine._batch.rows) == 3:
             raise MemoryError("full")
-        return genuine()
+        return genuine(tokens)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._batch, "logits", logits)
+        patch.setattr(engine._batch, "_logits", logits)
         asked = [Asked(engine, prompt, None, LONG) for prompt in prompts(3)]
         for one in asked:
             event = one.end()
