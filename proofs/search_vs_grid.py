@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-STEPS, TRIALS = 24, 10
+STEPS, TRIALS = 24, 16
 RUN = [
     f"train.max_steps={STEPS}", "memory_profile.micro_batch_size=4", "lora.num_layers=4",
     "data.metric=none", "eval.max_rows=24", "eval.before=false", "eval.every=3", "tracking=none",
