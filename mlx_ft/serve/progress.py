@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,12 @@ class Tail:
 
 
 def progress(run: Path) -> Progress:
-    """What a run folder says of how far it is."""
+    """What a run folder says of how far it is; read again when one of its files has changed."""
+    return _progress(run, _mark(run / METRICS), _mark(run / ORIGIN))
+
+
+@lru_cache(maxsize=1024)
+def _progress(run: Path, *_: object) -> Progress:
     step, loss, metrics = 0, None, dict[str, float]()
     for row in rows(run):
         step = max(step, int(row.get("step", 0)))
@@ -60,6 +66,15 @@ def progress(run: Path) -> Progress:
         metrics.update({k: v for k, v in row.items() if k != "step" and _number(v)})
     total = read_json(run / ORIGIN).get("steps")
     return Progress(step, total if isinstance(total, int) else None, loss, metrics)
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """Tells a file from what it was."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def rows(run: Path, after: int = 0) -> Sequence[dict[str, Any]]:

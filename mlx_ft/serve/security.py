@@ -104,7 +104,7 @@ class Guard:
                 "this is not a name of this server; add it: --allow-host NAME",
             )
         origins = headers.get("origin", [])
-        if any(origin != f"http://{hosts[0]}" for origin in origins):
+        if any(origin not in self._origins(hosts[0]) for origin in origins):
             return 403, "wrong_origin", "requests of other sites' pages are refused"
         path = scope["path"]
         free = path in OPEN or path == PAGE[0] or path.startswith(PAGE[1])
@@ -117,6 +117,11 @@ class Guard:
         if lengths and (len(lengths[0]) > 20 or int(lengths[0]) > limit):
             return 413, "too_large", f"the body has more than {limit:,} bytes"
         return None
+
+    def _origins(self, host: str) -> tuple[str, ...]:
+        """What a page of this server says it comes from; behind a proxy with TLS, https."""
+        allowed = _host(host) in {name.lower() for name in self._rules.hosts}
+        return (f"http://{host}", *([f"https://{host}"] if allowed else []))
 
     def _has_key(self, headers: dict[str, list[str]]) -> bool:
         given = headers.get("authorization", [])

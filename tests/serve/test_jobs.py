@@ -312,3 +312,16 @@ def test_a_run_that_another_process_still_saves_is_waited_for(server):
     assert not (run / "begun").exists()
     held.close()
     wait(server.jobs, one.id, "succeeded")
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.0}\n')
+    first = progress(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_ft.serve.progress.rows", None)
+        assert progress(tmp_path) is first
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "train/loss": 1.0}\n')
+    assert (progress(tmp_path).step, progress(tmp_path).loss) == (2, 1.0)
+    (tmp_path / "origin.json").write_text('{"steps": 4}')
+    assert progress(tmp_path).percent == 50

@@ -70,6 +70,20 @@ def test_other_sites_pages_are_refused(origin, status):
 
 
 @pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("box.lan", "https://box.lan", 200), ("box.lan:8443", "https://box.lan:8443", 200),
+        ("Box.lan", "http://Box.lan", 200),
+        ("box.lan", "https://box.lan:8443", 403), ("box.lan", "https://evil.example", 403),
+        ("box.lan", "ftp://box.lan", 403), ("localhost", "https://localhost", 403),
+    ],
+)  # fmt: skip
+def test_the_page_behind_a_proxy_with_tls(host, origin, status):
+    key = ("authorization", f"Bearer {KEY}")
+    assert ask(CLOSED, headers=[("host", host), ("origin", origin), key])[0] == status
+
+
+@pytest.mark.parametrize(
     ("headers", "status"),
     [
         ([], 401),
