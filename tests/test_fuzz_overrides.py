@@ -9,14 +9,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PLANT = """
-import os, shutil, signal, sys, tempfile, time
+import os, shutil, signal, sys, time
 from pathlib import Path
 from proofs import override_process
 from proofs.fuzz_overrides import faults
 from proofs.override_cases import Case
 
 override_process.SECONDS = 1
-root = Path(tempfile.mkdtemp()).resolve()
+root = Path(sys.argv[1]).resolve()
 scratch = override_process.prepare_process(root)
 
 def refuse(args):
@@ -32,9 +32,10 @@ print(*faults(case, override_process.run(case, scratch, planted), scratch), sep=
 """
 
 
-def broken_rules(body):
+def broken_rules(body, root):
+    root.mkdir()
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PLANT.format(body=body)],
+        [sys.executable, "-W", "ignore", "-c", PLANT.format(body=body), str(root)],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     return done.stdout.strip()
@@ -67,13 +68,15 @@ def broken_rules(body):
     ],
 )
 def test_a_broken_rule_is_seen(body, expected, tmp_path):
-    (tmp_path / "file").write_text("x")
-    outside = str(tmp_path.resolve())
-    assert expected.replace("OUTSIDE", outside) in broken_rules(body.replace("OUTSIDE", outside))
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("x")
+    outside = str((tmp_path / "outside").resolve())
+    found = broken_rules(body.replace("OUTSIDE", outside), tmp_path / "root")
+    assert expected.replace("OUTSIDE", outside) in found
 
 
-def test_what_is_allowed_breaks_no_rule():
-    assert broken_rules("pass") == ""
+def test_what_is_allowed_breaks_no_rule(tmp_path):
+    assert broken_rules("pass", tmp_path / "root") == ""
 
 
 def test_command_lines_at_random_break_no_rule():
