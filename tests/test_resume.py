@@ -17,8 +17,6 @@ from mlx_ft.runfolder import RunFolder
 from proofs.kills import SCENARIOS, Place, arguments, faults, remains, torture
 from tests.jobs import job, summary
 
-KILLS = 30
-
 
 @pytest.fixture(scope="module")
 def killing_grounds(tmp_path_factory):
@@ -29,10 +27,13 @@ def killing_grounds(tmp_path_factory):
         place.close()
 
 
-@pytest.mark.slow
-def test_thirty_kills_change_nothing(killing_grounds):
+@pytest.mark.parametrize(
+    "kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.long)]
+)
+def test_kills_change_nothing(killing_grounds, kills):
+    """1: one for each scenario."""
     names = [name for name in SCENARIOS if name != "compiled steps"]  # g++ takes its time
-    each = -(-KILLS // len(names))
+    each = -(-kills // len(names))
 
     def share(number):
         chance = random.Random(20 + number)
@@ -42,7 +43,7 @@ def test_thirty_kills_change_nothing(killing_grounds):
     with ThreadPoolExecutor(len(killing_grounds)) as pool:
         found = [row for rows in pool.map(share, range(len(killing_grounds))) for row in rows]
     assert [(name, wrong) for name, _, wrong in found if wrong] == []
-    assert sum(done for _, done, _ in found) >= KILLS
+    assert sum(done for _, done, _ in found) >= kills
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_ft.engine.request import End, Piece, Request
+from mlx_ft.engine.request import End, Failed, Piece, Request
 from mlx_ft.engine.sampling import Chooser
 from mlx_ft.engine.slots import Slots
 from mlx_ft.engine.text import Text
@@ -64,9 +64,19 @@ class Row:
         elif self.answered == self.request.sampling.max_tokens:
             self.reason = "length"
 
+    def fail(self, error: Exception) -> None:
+        """Say that there is no more of it."""
+        self.reason = "failed"
+        self.request.say(Failed(error))
+
     def end(self) -> None:
         """Say what was held back, and that this was all."""
-        if left := self.text.end():
+        try:
+            left = self.text.end()
+        except Exception as error:
+            self.fail(error)
+            return
+        if left:
             self.request.say(Piece(left))
         reason = "stop" if self.text.stopped else self.reason or "cancelled"  # it may be in there
         prompt = len(self.request.prompt)
@@ -146,7 +156,9 @@ class Batch:
         """The tokens of a row that were read, and what was read of them."""
         tokens = row.tokens if self._ahead is not None else row.tokens[:-1]
         at = self.rows.index(row)
-        return tokens, [one.extract(at) for one in self._cache]
+        found = [one.extract(at) for one in self._cache]
+        mx.async_eval([one.state for one in found])  # else each would hold all rows' cache
+        return tokens, found
 
     def leave(self, gone: Sequence[Row]) -> None:
         """Let rows go."""
@@ -178,7 +190,7 @@ class Batch:
     def _take(self, best: mx.array, ends: Sequence[int]) -> list[Row]:
         likeliest: list[int] = best.tolist()  # type: ignore[assignment]
         for row, token in zip(self.rows, likeliest, strict=True):
-            row.take(token, None, ends)
+            _give(row, token, None, ends)
         return self._done()
 
     def _done(self) -> list[Row]:
@@ -192,4 +204,12 @@ def choose(rows: Sequence[Row], logits: mx.array, ends: Sequence[int]) -> None:
     likeliest: list[int] = best.tolist()  # type: ignore[assignment]
     for at, row in enumerate(rows):
         own = np.array(logits[at].astype(mx.float32)) if row.chooser.needs_logits else None
-        row.take(likeliest[at], own, ends)
+        _give(row, likeliest[at], own, ends)
+
+
+def _give(row: Row, likeliest: int, logits: np.ndarray | None, ends: Sequence[int]) -> None:
+    """A row's next token; what fails there is that row's alone."""
+    try:
+        row.take(likeliest, logits, ends)
+    except Exception as error:
+        row.fail(error)

@@ -7,8 +7,8 @@ pieces between steps, so that a long one does not keep the others waiting.
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,8 +22,11 @@ import mlx.nn as nn
 from mlx_ft.engine.batch import Batch, Filling, Row, choose
 from mlx_ft.engine.prefixes import Prefixes
 from mlx_ft.engine.request import Busy, Closed, End, Failed, Request, Unknown
+from mlx_ft.engine.residents import Adapter, Residents
 from mlx_ft.engine.slots import Slots
 from mlx_ft.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 PIECE = 512  # tokens of a prompt that are read between two steps
@@ -43,19 +46,6 @@ class Limits:
     prefixes: int = 1 << 29
 
 
-@dataclass(eq=False)
-class Adapter:
-    """One that was loaded. key: tells it from another one that had its name. users: requests that
-    are waiting or answered; there while it has some, even when unloaded.
-    """
-
-    name: str
-    key: str
-    folder: Path
-    users: int = 0
-    used: float = 0.0
-
-
 class Engine:
     """Answers requests until it is closed. All of its methods may be called from any thread.
 
@@ -71,7 +61,6 @@ class Engine:
         self._waiting: deque[tuple[Request, Adapter | None]] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._adapters: dict[str, Adapter] = {}
-        self._here: dict[str, Adapter] = {}
         self._serial = itertools.count()
         self._closing = False
         self._ready: Future[None] = Future()
@@ -85,33 +74,45 @@ class Engine:
         """Wait for the model. Raises what loading it raised."""
         self._ready.result(timeout)
 
-    def submit(self, request: Request) -> None:
-        """Queue a request. Raises Busy, Closed, Unknown (the adapter), ConfigError (settings)."""
-        faults = request.sampling.faults()
-        if not request.prompt:
+    def submit(self, *requests: Request) -> None:
+        """Queue requests, all or none. Raises Busy, Closed, Unknown (the adapter), ConfigError."""
+        faults = [fault for request in requests for fault in request.sampling.faults()]
+        if not all(request.prompt for request in requests):
             faults.append("prompt: found nothing; expected at least one token")
+        if len(requests) > self.limits.waiting:
+            faults.append(
+                f"found {len(requests)} answers that are wanted at once; expected at most "
+                f"{self.limits.waiting}, which is what the queue holds"
+            )
         if faults:
-            raise ConfigError("No answer can be generated:", faults)
+            raise ConfigError("No answer can be generated:", [*dict.fromkeys(faults)])
         with self._changed:
             if self._closing:
                 raise Closed("the engine is being closed")
-            adapter = None if request.adapter is None else self._adapters.get(request.adapter)
-            if request.adapter is not None and adapter is None:
-                names = ", ".join(self._adapters) or "none"
-                raise Unknown(f"there is no adapter {request.adapter!r}. Loaded: {names}")
-            if len(self._waiting) >= self.limits.waiting:
-                raise Busy(f"{len(self._waiting)} requests are waiting already")
-            if adapter is not None:
-                adapter.users += 1
-            self._waiting.append((request, adapter))
+            found = [(request, self._adapter(request.adapter)) for request in requests]
+            waiting = sum(not request.cancelled for request, _ in self._waiting)
+            if waiting + len(requests) > self.limits.waiting:
+                raise Busy(f"{waiting} requests are waiting already")
+            for request, adapter in found:
+                if adapter is not None:
+                    adapter.users += 1
+                self._waiting.append((request, adapter))
             self._changed.notify_all()
+
+    def _adapter(self, name: str | None) -> Adapter | None:
+        if name is None:
+            return None
+        if name not in self._adapters:
+            names = ", ".join(self._adapters) or "none"
+            raise Unknown(f"there is no adapter {name!r}. Loaded: {names}")
+        return self._adapters[name]
 
     def load(self, name: str, folder: Path) -> None:
         """Have an adapter under a name, in place of another one. Raises AdapterError."""
         adapter = Adapter(name, f"{name}#{next(self._serial)}", folder)
 
         def install() -> None:
-            self._bring(adapter)
+            self._residents.bring(adapter, self.limits.adapters)
             with self._changed:
                 self._adapters[name] = adapter
 
@@ -165,6 +166,7 @@ class Engine:
             model, self._tokenizer = self._make()
             self._ends = tuple(self._tokenizer.eos_token_ids)
             self._slots = Slots(model)
+            self._residents = Residents(self._slots)
             self._model = model
             self._batch = Batch(model, self._slots)
             self._prefixes = Prefixes(self.limits.prefixes)
@@ -174,10 +176,29 @@ class Engine:
             mx.clear_streams()
             return
         self._ready.set_result(None)
-        while self._turn():
-            pass
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            self._give_up(error)
         mx.synchronize()
         mx.clear_streams()  # MLX aborts the process now and then over a thread that ends with some
+
+    def _give_up(self, error: BaseException) -> None:
+        """Nobody waits for an engine that works no more."""
+        logger.critical("the engine has failed: %s", error, exc_info=error)
+        ended = Closed(f"the engine has failed: {type(error).__name__}: {error}")
+        with self._changed:
+            self._closing = True
+            self._ready = Future()
+            self._ready.set_exception(ended)
+            requests = [*(row.request for row in self._owner), *(one for one, _ in self._waiting)]
+            calls = [*self._calls]
+            self._owner, self._waiting, self._calls = {}, deque(), deque()
+        for request in requests:
+            request.say(Failed(ended))
+        for _, future in calls:
+            future.set_exception(ended)
 
     def _turn(self) -> bool:
         """One step of whatever there is to do; False when all is done for good."""
@@ -191,13 +212,22 @@ class Engine:
         for action, future in calls:
             _answer(action, future)
         self._drop_cancelled()
-        self._forget_unused()
+        with self._changed:
+            wanted = {adapter.key for adapter in self._adapters.values()}
+        self._residents.forget_all_but(wanted)
         self._admit()
         self._read()
         self._step()
         return True
 
     def _drop_cancelled(self) -> None:
+        with self._changed:
+            left = [entry for entry in self._waiting if entry[0].cancelled]
+            for entry in left:
+                self._waiting.remove(entry)
+        for request, adapter in left:
+            self._left(adapter)
+            request.say(End("cancelled", len(request.prompt), 0, 0))
         gone = [row for row in self._owner if row.request.cancelled]
         for row in gone:
             if self._filling is not None and self._filling.row is row:
@@ -212,16 +242,12 @@ class Engine:
                 if not self._waiting or not self._has_room(self._waiting[0][0]):
                     return
                 request, adapter = self._waiting.popleft()
-            if request.cancelled:
-                self._left(adapter)
-                request.say(End("cancelled", len(request.prompt), 0, 0))
-                continue
             self._begin(request, adapter)
 
     def _begin(self, request: Request, adapter: Adapter | None) -> None:
         try:
             if adapter is not None:
-                self._bring(adapter)
+                self._residents.bring(adapter, self.limits.adapters)
             key = None if adapter is None else adapter.key
             row = Row.of(request, key, self._tokenizer)
             known, cached = self._prefixes.find(key or "", request.prompt)
@@ -257,11 +283,10 @@ class Engine:
             if row.reason is None:
                 self._advance(self._batch.settle)
                 self._batch.join(row, filling.cache)
-            else:
+            elif row.reason != "failed":
                 self._prefixes.keep(row.owner or "", row.tokens[:-1], filling.cache)
         except Exception as error:
-            row.reason = "failed"
-            row.request.say(Failed(error))
+            row.fail(error)
         self._filling = None
         if row.reason is not None:
             self._finish([row])
@@ -276,13 +301,13 @@ class Engine:
         try:
             done = move(self._ends)
             for row in done:
-                self._prefixes.keep(row.owner or "", *self._batch.read_of(row))
+                if row.reason != "failed":
+                    self._prefixes.keep(row.owner or "", *self._batch.read_of(row))
         except Exception as error:  # such as memory that runs out: nobody's row is whole
             done = [*self._batch.rows]
             self._batch.clear()
             for row in done:
-                row.reason = "failed"
-                row.request.say(Failed(error))
+                row.fail(error)
         self._finish(done)
 
     def _finish(self, rows: list[Row]) -> None:
@@ -300,31 +325,6 @@ class Engine:
         if adapter is not None:
             with self._changed:
                 adapter.users -= 1
-
-    def _bring(self, adapter: Adapter) -> None:
-        """Have the adapter on the model; the longest unused ones go when there are too many."""
-        adapter.used = time.monotonic()
-        if adapter.key in self._slots:
-            return
-        self._slots.load(adapter.key, adapter.folder)
-        self._here[adapter.key] = adapter
-        while self._slots.nbytes > self.limits.adapters:
-            unused = [one for one in self._here.values() if one is not adapter and not one.users]
-            if not unused:
-                break
-            self._take_off(min(unused, key=lambda one: one.used))
-
-    def _forget_unused(self) -> None:
-        """What was unloaded, once nobody waits for its answers."""
-        with self._changed:
-            wanted = {adapter.key for adapter in self._adapters.values()}
-        for adapter in [*self._here.values()]:
-            if adapter.key not in wanted and not adapter.users:
-                self._take_off(adapter)
-
-    def _take_off(self, adapter: Adapter) -> None:
-        self._slots.unload(adapter.key)
-        del self._here[adapter.key]
 
 
 def _answer(action: Callable[[], T], future: Future[T]) -> None:

@@ -71,14 +71,19 @@ class Routed(nn.Module):
         self._a[slot] = mx.pad(a, [(0, 0), (0, rank - a.shape[1])])
         self._b[slot] = mx.pad(b, [(0, rank - b.shape[0]), (0, 0)])
 
-    def take_off(self, slot: int) -> None:
-        """Make it compute what the base does."""
-        if self._ranks.pop(slot, None) is None:
-            return
-        if self._ranks and self._a is not None and self._b is not None:
-            self._a[slot], self._b[slot] = 0, 0
-        else:
+    def take_off(self, slot: int, last: int) -> None:
+        """Forget a slot; the last one takes its number. The stacks are then as small as can be."""
+        self._ranks.pop(slot, None)
+        if last != slot and last in self._ranks:
+            self._ranks[slot] = self._ranks.pop(last)
+        if not self._ranks:
             self._a = self._b = None
+        if self._a is None or self._b is None:
+            return
+        kept = mx.array([last if at == slot else at for at in range(last)])
+        rank = max(self._ranks.values())
+        self._a = mx.contiguous(self._a[kept][:, :, :rank])
+        self._b = mx.contiguous(self._b[kept][:, :rank])
 
     def grow(self, slots: int) -> None:
         """Have so many slots at least, so that every row's number is one."""
@@ -114,7 +119,6 @@ class Slots:
         self.route = Route()
         self._routed: dict[str, Routed] = {}
         self._slots: dict[str, int] = {}
-        self._paths: dict[str, list[str]] = {}
         names = {id(module): path for path, module in model.named_modules()}
         self._layers = [
             {key: (f"{names[id(layer)]}.{key}", module) for key, module in lora.projections(layer)}
@@ -154,25 +158,30 @@ class Slots:
             expected[f"{path}.lora_b"] = (adapter.rank, outputs)
         if faults := lora.mismatches(expected, arrays):
             raise AdapterError(f"the adapter in {folder} does not fit this model", faults)
-        slot = self._slots.get(name, self._free())
         self.unload(name)
-        self._slots[name], self._paths[name] = slot, [*places]
-        self._route_through(places)
-        for path in places:
-            a, b = arrays[f"{path}.lora_a"], arrays[f"{path}.lora_b"]
-            self._routed[path].put(slot, a, b * adapter.scale)
-        for routed in self._routed.values():
-            routed.grow(max(self._slots.values()) + 1)
-        mx.eval([routed.arrays for routed in self._routed.values()])  # in one pass
+        slot = self._slots[name] = len(self._slots) + 1
+        try:
+            self._route_through(places)
+            for path in places:
+                a, b = arrays[f"{path}.lora_a"], arrays[f"{path}.lora_b"]
+                self._routed[path].put(slot, a, b * adapter.scale)
+            for routed in self._routed.values():
+                routed.grow(slot + 1)
+            mx.eval([routed.arrays for routed in self._routed.values()])  # in one pass
+        except BaseException:  # such as memory that runs out: half of it is none
+            self.unload(name)
+            raise
 
     def unload(self, name: str) -> None:
         """Take it off; nothing if it is not here."""
         slot = self._slots.pop(name, None)
         if slot is None:
             return
-        for path in self._paths.pop(name):
-            self._routed[path].take_off(slot)
-        mx.eval([self._routed[path].arrays for path in self._routed])
+        last = len(self._slots) + 1
+        for routed in self._routed.values():
+            routed.take_off(slot, last)
+        self._slots = {one: slot if at == last else at for one, at in self._slots.items()}
+        mx.eval([routed.arrays for routed in self._routed.values()])
 
     def take(self, names: Sequence[str | None]) -> None:
         """Let the rows of the next passes go through these; None is the base."""
@@ -181,10 +190,6 @@ class Slots:
             self.route.alike, self.route.rows = slots[0], None
         else:
             self.route.alike, self.route.rows = None, mx.array(slots, mx.uint32)
-
-    def _free(self) -> int:
-        used = set(self._slots.values())
-        return next(slot for slot in range(1, len(used) + 2) if slot not in used)
 
     def _route_through(self, places: Mapping[str, nn.Module]) -> None:
         """Let each of these projections have a stack."""

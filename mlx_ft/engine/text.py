@@ -29,7 +29,10 @@ class Text:
 
     def add(self, token: int) -> str:
         """What can be shown of it now; after a stop text nothing more."""
-        self._detokenizer.add_token(token)
+        try:
+            self._detokenizer.add_token(token)
+        except IndexError:  # of a padded vocabulary's end, which stands for no text
+            return ""
         return self._shown(self._detokenizer.last_segment, last=False)
 
     def end(self) -> str:

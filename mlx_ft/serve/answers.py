@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from starlette.concurrency import run_in_threadpool
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -23,6 +25,8 @@ from mlx_ft.serve.schemas import Drawing
 T = TypeVar("T")
 GONE = 499  # what proxies note for a client that left; nobody sees it
 TRIES = 5
+THREADS = 32  # that wait for models
+_waiting: RunVar[anyio.CapacityLimiter] = RunVar("threads that wait for models")
 IGNORED = "x-mlx-ft-ignored"  # the header that names fields without effect
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -54,6 +58,7 @@ class Asked:
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
         self._first: float | None = None
+        self.failed = False
         self._open = 0
         self.ends: dict[int, End] = {}
         self.requests: list[Request] = []
@@ -63,13 +68,8 @@ class Asked:
             for number in range(one.count):
                 self.requests.append(self._request(len(self.requests), one, number))
                 self._wanted.append(index)
-        try:
-            for request in self.requests:
-                target.engine.submit(request)
-                self._open += 1
-        except BaseException:
-            self.cancel()
-            raise
+        target.engine.submit(*self.requests)
+        self._open = len(self.requests)
 
     def _request(self, at: int, wanted: Wanted, number: int) -> Request:
         def tell(event: Event) -> None:  # on the engine's thread
@@ -87,7 +87,10 @@ class Asked:
         """(number of the answer, more of it), until all have ended. Raises what failed."""
         while self._open:
             at, event = await self._events.get()
+            if isinstance(event, End) and event.reason == "cancelled":  # not by its client: a drain
+                event = Failed(Closed("the server did not wait for the end of this answer"))
             if isinstance(event, Failed):
+                self.failed = True
                 self.cancel()
                 raise event.error
             if self._first is None:
@@ -160,7 +163,7 @@ async def ask(
     """
     try:
         for _ in range(TRIES):
-            target, found = await run_in_threadpool(wanted)
+            target, found = await anyio.to_thread.run_sync(wanted, limiter=_threads())
             try:
                 return Asked(target, found, metrics, path)
             except (Closed, Unknown):
@@ -170,6 +173,15 @@ async def ask(
         status = str(told(error)[0])
         metrics.count("mlx_ft_requests_total", adapter="-", path=path, status=status)
         raise
+
+
+def _threads() -> anyio.CapacityLimiter:
+    """Those that may wait for a model, beside the ones that answer everything else meanwhile."""
+    try:
+        return _waiting.get()
+    except LookupError:
+        _waiting.set(anyio.CapacityLimiter(THREADS))
+        return _waiting.get()
 
 
 class Stream(StreamingResponse):
@@ -187,7 +199,8 @@ class Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._asked.cancel()
-            self._asked.note(200 if len(self._asked.ends) == len(self._asked.requests) else GONE)
+            whole = len(self._asked.ends) == len(self._asked.requests)
+            self._asked.note(200 if whole else 500 if self._asked.failed else GONE)
 
 
 async def whole(http: HttpRequest, asked: Asked, work: Coroutine[Any, Any, T]) -> T:

@@ -35,8 +35,8 @@ async def chat(request: ChatRequest, http: Request, here: Here) -> Response:
 def _wanted(request: ChatRequest, here: Server) -> tuple[Target, list[Wanted]]:
     target = here.state.target(request.model)
     tokens = target.prompts.chat(request.messages, request.shown_tools)
-    length = max(1, min(here.settings.answer, target.context - len(tokens)))
-    sampling = request.sampling(dict(target.defaults), length)
+    room = target.context - len(tokens)
+    sampling = request.sampling(dict(target.defaults), here.settings.answer, room)
     return target, [Wanted(tokens, sampling, request.n or 1)]
 
 

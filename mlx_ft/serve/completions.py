@@ -41,8 +41,8 @@ def _wanted(request: CompletionRequest, here: Server) -> tuple[Target, list[Want
         tokens = (
             target.prompts.text(prompt) if isinstance(prompt, str) else target.prompts.known(prompt)
         )
-        length = max(1, min(LENGTH, target.context - len(tokens)))
-        sampling = request.sampling(dict(target.defaults), length)
+        room = target.context - len(tokens)
+        sampling = request.sampling(dict(target.defaults), LENGTH, room)
         found.append(Wanted(tokens, sampling, request.n or 1, continues=True))
     if len(found) * (request.n or 1) > MOST:
         raise Refused(

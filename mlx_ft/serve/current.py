@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ class Current:
         self.base = base
         self.loaded: dict[str, str] = {}
         self._templates: dict[str, Prompts] = {}
+        self._lock = threading.Lock()
         self._model: Model | None = None
         self._own: Prompts | None = None
 
@@ -57,12 +59,13 @@ class Current:
         text = adapter.template if adapter is not None else None
         if text is None or text == own.template:
             return own
-        if text not in self._templates:
-            made = with_template(model.folder, model.eos, model.vocabulary, text)
-            while len(self._templates) >= TEMPLATES:
-                self._templates.pop(next(iter(self._templates)))
-            self._templates[text] = made
-        return self._templates[text]
+        with self._lock:  # several threads ask
+            if text not in self._templates:
+                while len(self._templates) >= TEMPLATES:
+                    self._templates.pop(next(iter(self._templates)))
+                made = with_template(model.folder, model.eos, model.vocabulary, text)
+                self._templates[text] = made
+            return self._templates[text]
 
     def have(self, adapter: Adapter) -> None:
         """Load an adapter unless it is there. Raises AdapterError."""

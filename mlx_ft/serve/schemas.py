@@ -51,8 +51,9 @@ class Drawing(Closed):
     # Accepted only where they say what is done anyway.
     logit_bias: dict[str, float] | None = None
 
-    def sampling(self, defaults: dict[str, Any], length: int) -> Sampling:
-        """How the engine is to draw. defaults: of the adapter; length: of an answer, unless told.
+    def sampling(self, defaults: dict[str, Any], length: int, room: int) -> Sampling:
+        """How the engine is to draw. defaults: of the adapter; length: of an answer, unless told;
+        room: tokens that the model's context has left, which is all that is not asked for by name.
 
         Raises Refused.
         """
@@ -64,7 +65,9 @@ class Drawing(Closed):
         }  # fmt: skip
         given = {key: value for key, value in asked.items() if value is not None}
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        values = {"max_tokens": length, **defaults, **given}
+        usual = {"max_tokens": length, **defaults}
+        usual["max_tokens"] = max(1, min(usual["max_tokens"], room))
+        values = {**usual, **given}
         seed = None if self.seed is None else self.seed % 2**64
         return Sampling(**values, seed=seed, stop=tuple(stop), alternatives=self.alternatives)
 

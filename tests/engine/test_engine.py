@@ -5,10 +5,12 @@ import threading
 import time
 from dataclasses import replace
 
+import mlx.core as mx
 import pytest
 
+from mlx_ft.engine.batch import Row
 from mlx_ft.engine.engine import Engine, Limits
-from mlx_ft.engine.request import Busy, End, Failed, Piece, Request, Sampling, Unknown
+from mlx_ft.engine.request import Busy, Closed, End, Failed, Piece, Request, Sampling, Unknown
 from mlx_ft.errors import AdapterError, ConfigError
 from mlx_ft.models.read import read_tokenizer
 from tests.engine.adapters import SHAPES, greedy, save, with_adapter
@@ -274,6 +276,91 @@ def test_one_that_is_drawn_joins_those_that_are_not(make, folders):
     assert later.tokens()[0] == expected
     for one, prompt in zip(first, prompts(2), strict=True):
         assert one.tokens()[0] == alone(folders, prompt, None, 60)
+
+
+def test_what_is_kept_of_answers_is_theirs_alone(make):
+    """Not the caches of all answers that were under way with them."""
+    engine = make(Limits(rows=16))
+    asked = [
+        Asked(engine, [(at * 7 + place) % 250 for place in range(60)], None,
+              replace(GREEDY, max_tokens=8 + at))
+        for at in range(16)
+    ]  # fmt: skip
+    for one in asked:
+        one.tokens()
+
+    def memory():
+        mx.synchronize()
+        mx.clear_cache()
+        return mx.get_active_memory()
+
+    kept, before = engine._prefixes.nbytes, engine.call(memory)
+    engine.call(engine._prefixes.clear)
+    freed = before - engine.call(memory)
+    assert kept > 0
+    assert freed < 2 * kept
+
+
+def test_a_budget_holds_as_many_as_fit(make, folders):
+    engine = make()
+    engine.load("a", folders["small"])
+    engine.load("b", folders["small"])
+    two = engine.call(lambda: engine._slots.nbytes)
+    engine.limits = replace(engine.limits, adapters=two)
+    for name in ("c", "d", "e"):
+        engine.load(name, folders["small"])
+        assert len(engine.call(lambda: engine._slots.names)) == 2
+    assert engine.call(lambda: engine._slots.nbytes) == two
+    engine.load("large", folders["large"])  # of a higher rank, which no other one keeps
+    engine.unload("large")
+    for name in "abcde":
+        assert Asked(engine, [4, 5], name).tokens()[0] == alone(folders, [4, 5], "small")
+    assert engine.call(lambda: engine._slots.nbytes) == two
+
+
+def test_a_row_that_fails_fails_alone(make, folders, monkeypatch):
+    engine = make()
+    genuine = Row.take
+
+    def take(row, likeliest, logits, ends):
+        if row.request.prompt[0] == 77 and row.answered == 3:
+            raise RuntimeError("not a word")
+        genuine(row, likeliest, logits, ends)
+
+    monkeypatch.setattr(Row, "take", take)
+    asked = [Asked(engine, prompt) for prompt in ([1, 2], [77, 1], [3])]
+    assert str(asked[1].end().error) == "not a word"
+    for one, prompt in ((asked[0], [1, 2]), (asked[2], [3])):
+        assert one.tokens()[0] == alone(folders, prompt, None)
+
+
+def test_an_engine_that_fails_lets_nobody_wait(make, monkeypatch):
+    engine = make(Limits(rows=1))
+    first = Asked(engine, [1], None, LONG)
+    first.next()
+    second = Asked(engine, [2])
+
+    def broken(_):
+        raise MemoryError("full")
+
+    monkeypatch.setattr(engine._residents, "forget_all_but", broken)
+    assert isinstance(first.end(), Failed)
+    assert isinstance(second.end(), Failed)
+    with pytest.raises(Closed, match="full"):
+        engine.ready(0)
+    for ask in (lambda: Asked(engine, [1]), lambda: engine.call(int)):
+        with pytest.raises(Closed):
+            ask()
+
+
+def test_all_or_nothing_is_queued(make):
+    engine = make(Limits(waiting=3))
+    with pytest.raises(ConfigError, match="at once; expected at most 3"):
+        engine.submit(*(Request((1,), print, None, GREEDY) for _ in range(4)))
+    known = Request((1,), print, None, GREEDY)
+    with pytest.raises(Unknown):
+        engine.submit(known, Request((1,), print, "nobody", GREEDY))
+    assert engine.load_now == (0, 0)
 
 
 def test_a_step_that_fails_ends_its_answers_and_no_others(make, folders, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_ft import lora
-from mlx_ft.engine.slots import Slots
+from mlx_ft.engine.slots import Routed, Slots
 from mlx_ft.errors import AdapterError
 from tests.engine.adapters import SHAPES, save, with_adapter
 from tests.fakes import relative
@@ -89,6 +89,19 @@ def test_what_does_not_fit_leaves_everything_as_it_was(slots, tmp_path):
             with pytest.raises(AdapterError):
                 slots.load(name, folder)
     assert slots.names == ("x",)
+    assert np.array_equal(answers(slots, ["x", None]), before)
+
+
+def test_a_load_that_fails_late_leaves_nothing(slots, tmp_path, monkeypatch):
+    folders = save(None, tmp_path)
+    slots.load("x", folders["small"])
+    before, nbytes = answers(slots, ["x", None]), slots.nbytes
+    with monkeypatch.context() as patch:
+        patch.setattr(Routed, "grow", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            slots.load("y", folders["large"])
+    assert slots.names == ("x",)
+    assert slots.nbytes == nbytes
     assert np.array_equal(answers(slots, ["x", None]), before)
 
 

@@ -305,13 +305,46 @@ def test_who_leaves_in_the_middle_frees_the_place(served, monkeypatch):
     assert 'status="499"}' in served.get("/metrics")
 
 
-def test_more_than_the_queue_holds_is_told_to_wait(served):
+def test_who_finds_the_queue_full_is_told_to_wait(served, monkeypatch):
     served.chat("tiny")
-    asked = {"model": "tiny", "prompt": ["abc"] * 20, "max_tokens": 100}
-    response = served.client.post(COMPLETIONS, json=asked)
-    refused(response, 429, "queue_full")
-    assert int(response.headers["retry-after"]) >= 1
-    until(lambda: idle(served), 10)  # and nothing of it is answered
+    engine = served.server.state.current.engine
+    found = []
+
+    def first():
+        asked = {"model": "tiny", "prompt": ["abc"] * 8, "max_tokens": 4}
+        with httpx.Client(base_url=served.url, timeout=60) as client:
+            found.append(client.post(COMPLETIONS, json=asked))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_has_room", lambda request: False)
+        thread = threading.Thread(target=first)
+        thread.start()
+        until(lambda: engine.load_now[0] == 8, 10)
+        response = served.client.post(COMPLETIONS, json={"model": "tiny", "prompt": "abc"})
+        refused(response, 429, "queue_full")
+        assert int(response.headers["retry-after"]) >= 1
+    thread.join(60)
+    assert len(fine(found[0])["choices"]) == 8
+    assert served.chat("tiny")
+
+
+def test_more_than_the_queue_ever_holds_is_refused(served):
+    served.chat("tiny")
+    for more in ({"prompt": ["abc"] * 9}, {"prompt": "abc", "n": 9}, {"prompt": ["a"] * 3, "n": 3}):
+        response = served.client.post(COMPLETIONS, json={"model": "tiny", "max_tokens": 4, **more})
+        assert "at most 8, which is what the queue holds" in refused(response, 400)
+    assert len(served.server.state.current.engine._waiting) == 0
+
+
+def test_who_leaves_the_queue_makes_room_in_it(served, monkeypatch):
+    served.chat("tiny")
+    engine = served.server.state.current.engine
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_has_room", lambda request: False)
+        asked = {"model": "tiny", "prompt": ["abc"] * 8, "max_tokens": 4}
+        with pytest.raises(httpx.ReadTimeout):
+            served.client.post(COMPLETIONS, json=asked, timeout=0.5)
+        until(lambda: engine.load_now[0] == 0, 10)
     assert served.chat("tiny")
 
 
@@ -340,10 +373,10 @@ def test_what_fails_in_the_engine_is_an_error_of_the_server(served, monkeypatch)
     served.chat("tiny")
     engine = served.server.state.current.engine
 
-    def logits():
+    def logits(_):
         raise MemoryError("full")
 
-    monkeypatch.setattr(engine._batch, "logits", logits)
+    monkeypatch.setattr(engine._batch, "_logits", logits)
     refused(served.client.post(CHAT, json=ask()), 503, "out_of_memory")
     streamed = events(served.post(CHAT, ask(stream=True)))
     assert streamed[-2]["error"]["code"] == "out_of_memory"

@@ -84,6 +84,9 @@ def test_its_own_defaults_are_drawn_with(served, models):
     assert found["usage"]["completion_tokens"] <= 3
     assert found["choices"][0]["message"]["content"] == served.chat("small", max_tokens=3)
     assert served.post(path, {**asked, "max_tokens": 5})["usage"]["completion_tokens"] <= 5
+    # One that is more than the context has left is no fault of the request.
+    fine(served.client.put("/api/adapters/small/defaults", json={"max_tokens": 1 << 24}))
+    assert served.post(path, {**asked, "temperature": 0})["usage"]["completion_tokens"] > 5
     for wrong in ({"temperature": -1}, {"colour": 1}, {"max_tokens": 0}):
         refused(served.client.put("/api/adapters/small/defaults", json=wrong), 422)
     refused(served.client.put("/api/adapters/nothing/defaults", json={}), 404)

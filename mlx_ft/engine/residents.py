@@ -1,0 +1,57 @@
+"""The adapters that are on the model, within a budget; they come back when they are asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_ft.engine.slots import Slots
+
+
+@dataclass(eq=False)
+class Adapter:
+    """One that was loaded. key: tells it from another one that had its name. users: requests that
+    are waiting or answered; there while it has some, even when unloaded.
+    """
+
+    name: str
+    key: str
+    folder: Path
+    users: int = 0
+    used: float = 0.0
+
+
+class Residents:
+    """What of all that was loaded has a slot now. Used on the engine's thread alone."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._here: dict[str, Adapter] = {}
+
+    def bring(self, adapter: Adapter, budget: int) -> None:
+        """Have it on the model; the longest unused ones go when all have more bytes than that.
+
+        Raises AdapterError.
+        """
+        adapter.used = time.monotonic()
+        if adapter.key in self._slots:
+            return
+        self._slots.load(adapter.key, adapter.folder)
+        self._here[adapter.key] = adapter
+        while self._slots.nbytes > budget:
+            unused = [one for one in self._here.values() if one is not adapter and not one.users]
+            if not unused:
+                break
+            self._take_off(min(unused, key=lambda one: one.used))
+
+    def forget_all_but(self, wanted: Collection[str]) -> None:
+        """Take off what was unloaded, once nobody waits for its answers. wanted: keys."""
+        for adapter in [*self._here.values()]:
+            if adapter.key not in wanted and not adapter.users:
+                self._take_off(adapter)
+
+    def _take_off(self, adapter: Adapter) -> None:
+        self._slots.unload(adapter.key)
+        del self._here[adapter.key]
