@@ -214,7 +214,8 @@ class Engine:
         self._drop_cancelled()
         with self._changed:
             wanted = {adapter.key for adapter in self._adapters.values()}
-        self._residents.forget_all_but(wanted)
+        if gone := self._residents.forget_all_but(wanted):
+            self._prefixes.forget(gone)
         self._admit()
         self._read()
         self._step()

@@ -46,11 +46,15 @@ class Residents:
                 break
             self._take_off(min(unused, key=lambda one: one.used))
 
-    def forget_all_but(self, wanted: Collection[str]) -> None:
-        """Take off what was unloaded, once nobody waits for its answers. wanted: keys."""
-        for adapter in [*self._here.values()]:
-            if adapter.key not in wanted and not adapter.users:
-                self._take_off(adapter)
+    def forget_all_but(self, wanted: Collection[str]) -> list[str]:
+        """Take off what was unloaded, once nobody waits for its answers; the keys of these.
+
+        wanted: keys of what was not unloaded.
+        """
+        gone = [one for one in self._here.values() if one.key not in wanted and not one.users]
+        for adapter in gone:
+            self._take_off(adapter)
+        return [adapter.key for adapter in gone]
 
     def _take_off(self, adapter: Adapter) -> None:
         self._slots.unload(adapter.key)

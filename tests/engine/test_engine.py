@@ -363,6 +363,17 @@ def test_all_or_nothing_is_queued(make):
     assert engine.load_now == (0, 0)
 
 
+def test_what_was_read_for_an_adapter_goes_with_it(make):
+    engine = make(names=["small"])
+    Asked(engine, [1, 2, 3]).tokens()
+    own = engine.call(lambda: engine._prefixes.nbytes)
+    Asked(engine, [1, 2, 3], "small").tokens()
+    assert engine.call(lambda: engine._prefixes.nbytes) > own
+    engine.unload("small")
+    engine.call(int)  # a turn, at whose end it is forgotten
+    assert engine.call(lambda: engine._prefixes.nbytes) == own
+
+
 def test_a_step_that_fails_ends_its_answers_and_no_others(make, folders, monkeypatch):
     engine = make()
     genuine = engine._batch._logits
