@@ -12,7 +12,7 @@ from mlx_ft.runfolder import checkpoint_folders, step_of
 from mlx_ft.serve import names, rows
 from mlx_ft.serve.errors import Refused
 from mlx_ft.serve.files import content, page
-from mlx_ft.serve.jobs import CANCELLED, FAILED, INTERRUPTED, PAUSED, QUEUED, SUCCEEDED, Job
+from mlx_ft.serve.job import CANCELLED, FAILED, INTERRUPTED, PAUSED, QUEUED, SUCCEEDED, Job
 from mlx_ft.serve.parameters import EPOCHS, Order, Training
 from mlx_ft.serve.progress import progress
 from mlx_ft.serve.progress import rows as figures

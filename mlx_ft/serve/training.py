@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 
 from mlx_ft.serve import names, rows
 from mlx_ft.serve.errors import Refused
-from mlx_ft.serve.jobs import CANCELLED, PAUSED, QUEUED
+from mlx_ft.serve.job import CANCELLED, PAUSED, QUEUED
 from mlx_ft.serve.parameters import Lora, Order, Training
 from mlx_ft.serve.schemas import LONGEST_NAME, Closed, Name, Text
 from mlx_ft.serve.server import Here, Server
