@@ -209,9 +209,8 @@ def _data(here: Server, request: Start) -> tuple[str, bytes, str]:
                       param="dataset_name")  # fmt: skip
     if request.dataset_name is not None:
         name = names.checked(request.dataset_name, "dataset_name")
-        folder = here.store.place("datasets", name)
         said = str(here.store.about("datasets", name).get("said", ""))
-        return name, (folder / rows.ROWS).read_bytes(), said
+        return name, here.store.read("datasets", name, rows.ROWS), said
     content, said = rows.of_texts(request.train_texts or [])
     rows.look(here.store, content, "train_texts")
     return "train_texts", content, said
