@@ -91,7 +91,7 @@ def create(request: CreateJob, here: Here, key: Key = None) -> dict[str, Any]:
     if request.validation_file is not None:
         valid = _file(here, request.validation_file, "validation_file")
     lines = _file(here, request.training_file, "training_file")
-    with here.jobs.lock:  # nobody takes the name between the look and the job
+    with here.jobs.naming:
         order = Order(base, _name(here, request, key), request.training_file, lines, valid,
                       training=training, asked=request.model_dump(), key=key)  # fmt: skip
         job, fresh = order.place(here)

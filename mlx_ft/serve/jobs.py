@@ -67,12 +67,15 @@ class Around(Protocol):
 
 
 class Jobs:
-    """The jobs of a store, done one after another."""
+    """The jobs of a store, done one after another.
+
+    naming: held from the look for a free name until the job that has it is in the queue.
+    """
 
     def __init__(self, store: Store, around: Around) -> None:
         self._store, self._around = store, around
         self._record = Record(store.home / "jobs")
-        self._changed = threading.Condition()
+        self._changed, self.naming = threading.Condition(), threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._current: str | None = None
@@ -84,11 +87,6 @@ class Jobs:
     def start(self) -> None:
         """Begin to work through the queue."""
         self._worker.start()
-
-    @property
-    def lock(self) -> AbstractContextManager[object]:
-        """While it is held, no other thread adds or changes a job."""
-        return self._changed
 
     def add(self, job: Job, files: Mapping[str, bytes] = MappingProxyType({})) -> Job:
         """Queue a job; the one that there is for its idempotency key, if there is one.

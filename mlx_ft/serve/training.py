@@ -101,12 +101,13 @@ def start(request: Start, here: Here, key: Key = None) -> dict[str, Any]:
                       code="model_not_found", param="model_name")  # fmt: skip
     dataset, content, said = _data(here, request)
     adapter = _adapter(request, dataset, content)
-    replaces = _is_there(here, adapter)
     order = Order(
         base, adapter, dataset, content, lora=request.lora_config, training=request.training_config,
         asked=request.model_dump(exclude={"train_texts"}), key=key,
     )  # fmt: skip
-    job, fresh = order.place(here)
+    with here.jobs.naming:
+        replaces = _is_there(here, adapter)
+        job, fresh = order.place(here)
     told = {**status(here, job), "message": said, "replaces_adapter": replaces}
     return {**told, "status": QUEUED} if fresh else told
 
