@@ -11,15 +11,17 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
 PARTIAL = ".partial"
+OLD = ".old"
 # What file systems answer, over a network mostly, that cannot sync a folder.
 CANNOT_SYNC = frozenset({
     errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES,
 })  # fmt: skip
+NO_LOCK = nullcontext()
 
 
 def write(path: Path, content: bytes) -> None:
@@ -46,30 +48,41 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     sync_folder(folder)
 
 
-def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+def replace_folder(
+    folder: Path, files: Mapping[str, bytes], swap: AbstractContextManager[object] = NO_LOCK
+) -> None:
     """Make `folder` hold just `files`: it appears whole. Raises OSError; an earlier one then stays.
 
     Two renames: a crash between them leaves both contents, as `.<name>.old` and `.<name>.partial`;
     the next call puts the earlier one back before it writes.
+    swap: entered around the renames, between which there is no folder of that name.
     """
     partial = folder.with_name(f".{folder.name}{PARTIAL}")
-    old = folder.with_name(f".{folder.name}.old")
+    old = folder.with_name(f".{folder.name}{OLD}")
     if old.exists() and not folder.exists():  # killed between the two renames
         old.rename(folder)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         write_files(partial, files)
+        with swap:
+            _swap(partial, folder, old)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _swap(partial: Path, folder: Path, old: Path) -> None:
+    try:
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
     except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        shutil.rmtree(partial, ignore_errors=True)
         raise
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_synced(path: Path, content: bytes) -> None:

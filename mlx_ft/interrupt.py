@@ -21,8 +21,10 @@ class StopSignal(AbstractContextManager["StopSignal"]):
 
     Between two steps `check` raises Interrupted; within `at_once` the signal itself does.
     Outside the main thread, where Python allows no handlers, all this does nothing.
+    noted: whether any of this process has noted a signal, ever.
     """
 
+    noted = False
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
@@ -52,7 +54,7 @@ class StopSignal(AbstractContextManager["StopSignal"]):
             if time.monotonic() - self._since > TWICE:
                 os._exit(128 + number)
             return
-        self.number, self._since = number, time.monotonic()
+        self.number, self._since, StopSignal.noted = number, time.monotonic(), True
         if self._at_once:
             self.check()
         # Not through logging: the signal may have come in the middle of a write.

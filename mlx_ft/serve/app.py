@@ -63,7 +63,7 @@ def create_app(server: Server, rules: Rules) -> FastAPI:
 
 async def _characters(request: Request) -> None:
     """Refuse halves of surrogate pairs, which JSON can hold and no tokenizer, file or log can."""
-    kind = request.headers.get("content-type", "")
+    kind = request.headers.get("content-type", "").lower()
     if "json" not in kind:
         return
     body = await request.body()

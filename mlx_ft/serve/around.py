@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from mlx_ft.runfolder import read_json
 from mlx_ft.serve import shelf
 from mlx_ft.serve.bases import composed
-from mlx_ft.serve.jobs import RUN, Job
+from mlx_ft.serve.job import RUN, Job
 from mlx_ft.serve.plan import Plan, plan
 from mlx_ft.serve.state import State
 
@@ -50,7 +50,10 @@ class Around:
             "created": int(time.time()),
         }
         self._state.shelf.put(job.adapter, run / "adapter", about)
-        self._state.refresh(job.adapter)
+        try:
+            self._state.refresh(job.adapter)
+        except Exception as error:  # the adapter is kept all the same
+            logger.error("job %s: %s is kept, and cannot be loaded: %s", job.id, job.adapter, error)
 
     def after(self, job: Job) -> None:
         """Say in the log, and to the webhook, how the job has ended."""

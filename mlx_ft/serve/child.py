@@ -1,7 +1,8 @@
 """A training job's process: `train` that ends itself well when the server is gone.
 
 The server holds the other end of this process's standard input. When that end closes, by whatever
-death of the server, the training is told to stop as by SIGTERM: it saves itself and can go on.
+death of the server, the training is told to stop as by SIGTERM: it saves itself and can go on. One
+that was told before is not told again, which would end it at once.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import signal
 import sys
 import threading
 
+from mlx_ft.interrupt import StopSignal
+
 
 def follow_parent() -> None:
-    """From now on stop when standard input ends."""
+    """From now on stop when standard input ends, unless a signal was noted before."""
 
     def watch() -> None:
         while os.read(0, 4096):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not StopSignal.noted:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 

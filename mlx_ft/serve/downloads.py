@@ -113,12 +113,12 @@ def size_here(base: Base) -> int:
     return catalog.disk_usage(hub.cache_folder(base.path) if kind == "hub" else path)
 
 
-async def lines(download: Download) -> AsyncIterator[str]:
-    """One JSON object a line, until it has ended."""
+async def lines(download: Download, closing: threading.Event) -> AsyncIterator[str]:
+    """One JSON object a line, until it has ended, or the server ends."""
     while True:
         running = download.status == RUNNING
         told = await asyncio.to_thread(download.line)
         yield json.dumps(told) + "\n"
-        if not running:
+        if not running or closing.is_set():
             return
         await asyncio.sleep(EVERY)

@@ -12,7 +12,7 @@ from mlx_ft.runfolder import checkpoint_folders, step_of
 from mlx_ft.serve import names, rows
 from mlx_ft.serve.errors import Refused
 from mlx_ft.serve.files import content, page
-from mlx_ft.serve.jobs import CANCELLED, FAILED, INTERRUPTED, PAUSED, QUEUED, SUCCEEDED, Job
+from mlx_ft.serve.job import CANCELLED, FAILED, INTERRUPTED, PAUSED, QUEUED, SUCCEEDED, Job
 from mlx_ft.serve.parameters import EPOCHS, Order, Training
 from mlx_ft.serve.progress import progress
 from mlx_ft.serve.progress import rows as figures
@@ -80,7 +80,6 @@ def create(request: CreateJob, here: Here, key: Key = None) -> dict[str, Any]:
         raise Refused(f"The model {request.model!r} does not exist, or is no base model", 404,
                       code="model_not_found", param="model")  # fmt: skip
     given = request.chosen
-    adapter = _name(here, request, key)
     training = Training(
         num_epochs=EPOCHS if given.n_epochs == "auto" else float(given.n_epochs),
         batch_size=None if given.batch_size == "auto" else given.batch_size,
@@ -91,12 +90,11 @@ def create(request: CreateJob, here: Here, key: Key = None) -> dict[str, Any]:
     valid = None
     if request.validation_file is not None:
         valid = _file(here, request.validation_file, "validation_file")
-    order = Order(
-        base, adapter, request.training_file,
-        _file(here, request.training_file, "training_file"), valid, training=training,
-        asked=request.model_dump(), key=key,
-    )  # fmt: skip
-    job, fresh = order.place(here)
+    lines = _file(here, request.training_file, "training_file")
+    with here.jobs.naming:
+        order = Order(base, _name(here, request, key), request.training_file, lines, valid,
+                      training=training, asked=request.model_dump(), key=key)  # fmt: skip
+        job, fresh = order.place(here)
     return {**shown(job), "status": QUEUED} if fresh else shown(job)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -12,26 +11,34 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 from mlx_ft import durable
 from mlx_ft.errors import UserError
 from mlx_ft.runfolder import LOCK, read_json
 from mlx_ft.serve import names
+from mlx_ft.serve.job import (
+    CAN_GO_ON,
+    ENDED,
+    FAILED,
+    INTERRUPTED,
+    JOB,
+    LOG,
+    PAUSED,
+    QUEUED,
+    RUN,
+    RUNNING,
+    SUCCEEDED,
+    Job,
+    Record,
+)
 from mlx_ft.serve.store import Missing, Store
 
 logger = logging.getLogger(__name__)
 
-JOB = "job.json"
-LOG = "log.txt"
-RUN = "run"
-QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
-SUCCEEDED, FAILED, CANCELLED, INTERRUPTED = "succeeded", "failed", "cancelled", "interrupted"
-ENDED = (SUCCEEDED, FAILED, CANCELLED)
-CAN_GO_ON = (PAUSED, INTERRUPTED, FAILED)
 COMMAND = (sys.executable, "-P", "-m", "mlx_ft.serve.child")  # -P: nothing of its folder is code
 GRACE = 60.0  # seconds that a job has to save itself
 LAST_WORDS = 2000  # characters of a log that may say why
@@ -44,28 +51,6 @@ class Conflict(UserError):
 
 class Full(UserError):
     """So many jobs are waiting that no other one is taken."""
-
-
-@dataclass
-class Job:
-    """What is kept of a job. overrides: of `train`, made by the server. asked: what it was made of.
-    wanted: what it is to become when its process ends.
-    """
-
-    id: str
-    adapter: str
-    model: str
-    dataset: str
-    overrides: list[str]
-    asked: dict[str, Any]
-    status: str = QUEUED
-    created: float = 0.0
-    started: float | None = None
-    ended: float | None = None
-    error: str | None = None
-    wanted: str | None = None
-    attempts: int = 0
-    idempotency_key: str | None = None
 
 
 class Around(Protocol):
@@ -82,11 +67,15 @@ class Around(Protocol):
 
 
 class Jobs:
-    """The jobs of a store, done one after another."""
+    """The jobs of a store, done one after another.
+
+    naming: held from the look for a free name until the job that has it is in the queue.
+    """
 
     def __init__(self, store: Store, around: Around) -> None:
         self._store, self._around = store, around
-        self._changed = threading.Condition()
+        self._record = Record(store.home / "jobs")
+        self._changed, self.naming = threading.Condition(), threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._current: str | None = None
@@ -115,7 +104,8 @@ class Jobs:
             if waiting >= LONGEST_QUEUE:
                 raise Full(f"{waiting} jobs are waiting already")
             job.created = time.time()
-            self._store.put("jobs", job.id, {**files, JOB: _bytes(job)}, {})
+            self._store.put("jobs", job.id, {**files, JOB: job.content()}, {})
+            self._record.catch_up()
             self._jobs[job.id] = job
             self._changed.notify_all()
             return job
@@ -136,15 +126,18 @@ class Jobs:
         """Let a job become CANCELLED or PAUSED. Raises Missing, Conflict."""
         job = self.get(job_id)
         with self._changed:
-            if job.status in (QUEUED, PAUSED, INTERRUPTED):
+            before = job.status
+            if before in (QUEUED, PAUSED, INTERRUPTED):
                 self._become(job, wanted)
-            elif job.status == RUNNING:
+            elif before == RUNNING:
                 job.wanted = wanted
-                self._write(job)
                 if self._current == job.id:
                     self._tell_to_stop()
-            elif job.status != wanted:
-                raise Conflict(f"job {job.id} has {job.status}")
+                self._record.write(job)
+            elif before != wanted:
+                raise Conflict(f"job {job.id} has {before}")
+        if before not in (RUNNING, wanted):  # of one that runs, the worker says so
+            self._after(job)
         return job
 
     def resume(self, job_id: str) -> Job:
@@ -174,6 +167,8 @@ class Jobs:
             self._changed.notify_all()
         if self._worker.is_alive():
             self._worker.join(GRACE)
+        with self._changed:
+            self._record.catch_up()
 
     def _tell_to_stop(self) -> None:
         """Once: a second signal would end the process before it has saved itself."""
@@ -181,19 +176,10 @@ class Jobs:
             self._told = True
             self._process.send_signal(signal.SIGTERM)
 
-    # What follows runs on the worker's thread, but for `_become` and `_write`.
+    # What follows runs on the worker's thread, but for `_become` and `_after`.
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                queued = [job for job in self._jobs.values() if job.status == QUEUED]
-                while not queued and not self._closing:
-                    self._changed.wait()
-                    queued = [job for job in self._jobs.values() if job.status == QUEUED]
-                if self._closing:
-                    return
-                job = min(queued, key=lambda one: one.created)
-                self._become(job, RUNNING)
+        while (job := self._next()) is not None:
             try:
                 with self._around.room(job):
                     code = self._run(job)
@@ -204,10 +190,25 @@ class Jobs:
                 with self._changed:
                     job.error = f"{type(error).__name__}: {error}"
                     self._become(job, FAILED)
-            try:
-                self._around.after(job)
-            except Exception:
-                logger.exception("after job %s", job.id)
+            self._after(job)
+
+    def _next(self) -> Job | None:
+        """The oldest in the queue, running now; None when the server closes."""
+        with self._changed:
+            while not self._closing:
+                queued = [job for job in self._jobs.values() if job.status == QUEUED]
+                if queued:
+                    job = min(queued, key=lambda one: one.created)
+                    self._become(job, RUNNING)
+                    return job
+                self._changed.wait()
+        return None
+
+    def _after(self, job: Job) -> None:
+        try:
+            self._around.after(job)
+        except Exception:
+            logger.exception("after job %s", job.id)
 
     def _run(self, job: Job) -> int:
         self._wait_for_earlier(self.folder(job))
@@ -267,10 +268,7 @@ class Jobs:
             job.started, job.attempts = time.time(), job.attempts + 1
         if status in ENDED:
             job.ended = time.time()
-        self._write(job)
-
-    def _write(self, job: Job) -> None:
-        durable.write(self._store.home / "jobs" / job.id / JOB, _bytes(job))
+        self._record.write(job)
 
     def _read_all(self) -> None:
         """The jobs of an earlier server; what ran then was interrupted with it."""
@@ -288,10 +286,6 @@ class Jobs:
 
 def _signal(code: int) -> int:
     return -code if code < 0 else code - 128
-
-
-def _bytes(job: Job) -> bytes:
-    return (json.dumps(asdict(job), indent=1) + "\n").encode()
 
 
 def _quoted(path: Path) -> str:

@@ -17,7 +17,7 @@ from pydantic import Field
 from mlx_ft.config import quoted
 from mlx_ft.serve.bases import Base, composed
 from mlx_ft.serve.errors import Refused
-from mlx_ft.serve.jobs import Job
+from mlx_ft.serve.job import Job
 from mlx_ft.serve.names import made
 from mlx_ft.serve.rows import ROWS, digest
 from mlx_ft.serve.schemas import Closed

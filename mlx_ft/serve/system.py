@@ -91,4 +91,4 @@ def list_models(here: Here) -> dict[str, Any]:
 def download(model_id: Named, here: Here) -> StreamingResponse:
     """Progress line by line. It goes on when nobody watches, and where it stopped when broken."""
     found = here.downloads.start(model_id)
-    return StreamingResponse(lines(found), media_type="application/x-ndjson")
+    return StreamingResponse(lines(found, here.state.closing), media_type="application/x-ndjson")

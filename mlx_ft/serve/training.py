@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 
 from mlx_ft.serve import names, rows
 from mlx_ft.serve.errors import Refused
-from mlx_ft.serve.jobs import CANCELLED, PAUSED, QUEUED
+from mlx_ft.serve.job import CANCELLED, PAUSED, QUEUED
 from mlx_ft.serve.parameters import Lora, Order, Training
 from mlx_ft.serve.schemas import LONGEST_NAME, Closed, Name, Text
 from mlx_ft.serve.server import Here, Server
@@ -101,12 +101,13 @@ def start(request: Start, here: Here, key: Key = None) -> dict[str, Any]:
                       code="model_not_found", param="model_name")  # fmt: skip
     dataset, content, said = _data(here, request)
     adapter = _adapter(request, dataset, content)
-    replaces = _is_there(here, adapter)
     order = Order(
         base, adapter, dataset, content, lora=request.lora_config, training=request.training_config,
         asked=request.model_dump(exclude={"train_texts"}), key=key,
     )  # fmt: skip
-    job, fresh = order.place(here)
+    with here.jobs.naming:
+        replaces = _is_there(here, adapter)
+        job, fresh = order.place(here)
     told = {**status(here, job), "message": said, "replaces_adapter": replaces}
     return {**told, "status": QUEUED} if fresh else told
 
@@ -209,9 +210,8 @@ def _data(here: Server, request: Start) -> tuple[str, bytes, str]:
                       param="dataset_name")  # fmt: skip
     if request.dataset_name is not None:
         name = names.checked(request.dataset_name, "dataset_name")
-        folder = here.store.place("datasets", name)
         said = str(here.store.about("datasets", name).get("said", ""))
-        return name, (folder / rows.ROWS).read_bytes(), said
+        return name, here.store.read("datasets", name, rows.ROWS), said
     content, said = rows.of_texts(request.train_texts or [])
     rows.look(here.store, content, "train_texts")
     return "train_texts", content, said

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import StreamingResponse
 
 from mlx_ft.runfolder import METRICS
-from mlx_ft.serve.jobs import ENDED, INTERRUPTED, PAUSED, Job
+from mlx_ft.serve.job import ENDED, INTERRUPTED, PAUSED, Job
 from mlx_ft.serve.progress import Tail, progress, rows
 from mlx_ft.serve.schemas import LONGEST_NAME
 from mlx_ft.serve.server import Here, Server

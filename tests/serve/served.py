@@ -12,7 +12,7 @@ import uvicorn
 
 from mlx_ft.engine.engine import Limits
 from mlx_ft.serve.app import create_app
-from mlx_ft.serve.jobs import CANCELLED, ENDED
+from mlx_ft.serve.job import CANCELLED, ENDED
 from mlx_ft.serve.protocol import Patient
 from mlx_ft.serve.run import bound
 from mlx_ft.serve.security import Rules

@@ -207,6 +207,8 @@ def test_a_model_that_is_not_there(served):
          "application/json"),
         (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\udc00"}]}',
          "application/json"),
+        (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\udc00"}]}',
+         "Application/JSON"),
         (b'{"model": "tiny", "temperature": NaN, "messages": [{"role": "user", "content": "a"}]}',
          "application/json"),
     ],

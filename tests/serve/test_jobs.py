@@ -13,7 +13,8 @@ import pytest
 
 from mlx_ft import durable
 from mlx_ft.serve import jobs as module
-from mlx_ft.serve.jobs import Conflict, Full, Job, Jobs
+from mlx_ft.serve.job import Job
+from mlx_ft.serve.jobs import Conflict, Full, Jobs
 from mlx_ft.serve.names import made
 from mlx_ft.serve.progress import Tail, progress, rows
 from mlx_ft.serve.store import Missing, Store
@@ -100,12 +101,16 @@ def wait(jobs, job_id, *states):
     return jobs.get(job_id)
 
 
+def until(true):
+    end = time.monotonic() + TIMEOUT
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def running(jobs, one):
     """Wait until the job's own process is at it."""
-    until = time.monotonic() + TIMEOUT
-    while not (jobs.folder(one) / "begun").exists():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until((jobs.folder(one) / "begun").exists)
     time.sleep(0.05)
 
 
@@ -206,7 +211,8 @@ def test_closing_saves_what_runs_and_keeps_the_queue(home):
 SERVER = """
 import sys, time, pathlib
 from mlx_ft.serve import jobs as module
-from mlx_ft.serve.jobs import Jobs, Job
+from mlx_ft.serve.job import Job
+from mlx_ft.serve.jobs import Jobs
 from mlx_ft.serve.store import Store
 from tests.serve.test_jobs import Around
 module.COMMAND = (sys.executable, sys.argv[2])

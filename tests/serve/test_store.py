@@ -1,6 +1,9 @@
 """What the server keeps is whole, and nothing else is touched."""
 
 import json
+import shutil
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +89,58 @@ def test_links_are_not_followed(store, tmp_path):
         with pytest.raises((BadName, Missing)):
             ask("adapters", "link")
     assert outside.is_dir()
+
+
+def test_what_is_being_replaced_is_never_missing(store, monkeypatch):
+    """Each time a folder has its new name another thread asks for it."""
+    store.put("adapters", "a", {"x": b"1"}, {"version": 1})
+    genuine, asking, seen = Path.rename, [], []
+
+    def ask():
+        try:
+            seen.append((store.about("adapters", "a")["version"], store.names("adapters")))
+        except Missing:
+            seen.append("missing")
+
+    def rename(self, target):
+        genuine(self, target)
+        asking.append(threading.Thread(target=ask))
+        asking[-1].start()
+        asking[-1].join(0.1)  # it waits, but where nothing keeps it
+
+    monkeypatch.setattr(Path, "rename", rename)
+    store.put("adapters", "a", {"x": b"2"}, {"version": 2}, replace=True)
+    for thread in asking:
+        thread.join()
+    assert seen == [(2, ["a"])] * 2
+    assert store.read("adapters", "a", "x") == b"2"
+
+
+def test_what_is_deleted_by_hand_is_not_listed(store, monkeypatch):
+    for name in ("a", "b"):
+        store.put("datasets", name, {}, {})
+    genuine = Path.is_dir
+
+    def is_dir(self, **more):
+        found = genuine(self, **more)
+        if self.name == "b":
+            shutil.rmtree(self)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    assert store.names("datasets") == ["a"]
+
+
+def test_what_a_crash_has_left_is_put_right(store):
+    for name in ("half", "whole"):
+        store.put("adapters", name, {"x": b"1"}, {})
+    kept, home = tree(store.home), store.home
+    (home / "adapters" / "half").rename(home / "adapters" / ".half.old")
+    for folder in (".half.partial", ".whole.old"):
+        (home / "adapters" / folder).mkdir()
+        (home / "adapters" / folder / "x").touch()
+    for file in (".rows-1.jsonl", "..rows-2.jsonl.partial", "adapters/whole/.about.json.partial"):
+        (home / file).touch()
+    store.close()
+    Store(home).close()
+    assert tree(home) == kept

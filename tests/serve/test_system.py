@@ -1,9 +1,12 @@
 """Health, figures, the page of paths, downloads; and what a connection cannot do to the server."""
 
+import asyncio
 import json
 import re
 import socket
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,6 +105,21 @@ def test_a_download_that_fails_says_why_and_can_be_asked_for_again(serve, monkey
     assert last["status"] == "completed"
     refused(served.client.post("/api/download-model/gpt-9"), 404, "model_not_found")
     refused(served.client.post("/api/download-model/evil/model"), 404, "model_not_found")
+
+
+def test_who_watches_a_download_does_not_keep_the_server(monkeypatch):
+    monkeypatch.setattr(downloads, "size_here", lambda base: 0)
+    found, closing = downloads.Download(SimpleNamespace(name="x")), threading.Event()
+    watched = downloads.lines(found, closing)
+
+    async def watch():
+        first = await anext(watched)
+        closing.set()
+        return [first, *[line async for line in watched]]
+
+    monkeypatch.setattr(downloads, "EVERY", 0)
+    told = asyncio.run(asyncio.wait_for(watch(), 10))
+    assert [json.loads(line)["status"] for line in told] == ["downloading"]
 
 
 def test_base_models_to_be_had(served):

@@ -4,11 +4,13 @@ import json
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import pytest
 
+from mlx_ft.serve import fine_tuning
 from mlx_ft.serve import jobs as module
 from mlx_ft.serve.plan import Plan
 from tests.serve.served import events, fine, refused, tree, until
@@ -380,6 +382,32 @@ def test_openais_pause_resume_and_cancel(served):
     until(lambda: served.get(path)["status"] == "succeeded")
     refused(served.client.post(f"{path}/cancel"), 409, "conflict")
     assert served.get(f"/v1/fine_tuning/jobs/{before}")["status"] == "cancelled"
+
+
+def test_two_jobs_at_once_do_not_get_one_name(served, monkeypatch):
+    file = fine(served.client.post("/v1/files", data={"purpose": "fine-tune"},
+                                   files={"file": ("rows.jsonl", LINES)}))["id"]  # fmt: skip
+    genuine, both = fine_tuning._name, threading.Barrier(2)
+
+    def name(*given):
+        found = genuine(*given)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # until the other one has looked as well, if it can
+        return found
+
+    monkeypatch.setattr(fine_tuning, "_name", name)
+    asked, made = {"model": "tiny", "training_file": file, "suffix": "once"}, []
+    threads = [
+        threading.Thread(target=lambda: made.append(served.post("/v1/fine_tuning/jobs", asked)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    one, other = (served.server.jobs.get(job["id"]).adapter for job in made)
+    assert one != other
+    assert "once" in (one, other)
 
 
 @pytest.mark.parametrize(
