@@ -172,21 +172,24 @@ def compare(
 ) -> Comparison:
     """A run's model and another one judged on the same rows: those of `run`, or `data`.
 
-    against: `base` (of `run`), or a run as for `load`; it is the first of the two. The others: as
-    for `evaluate`. One model at a time is in memory. Raises what `evaluate` raises.
+    against: `base` (of `run`), or a run as for `load`; it is the first of the two. model: the base
+    of both. The others: as for `evaluate`. One model at a time is in memory. Raises what `evaluate`
+    raises.
     """
     from mlx_ft.saved import SavedRun, find_run
 
     other = None
     if against != "base":  # not after minutes
-        other = against if isinstance(against, SavedRun) else find_run(against)
+        other = against if isinstance(against, SavedRun) else find_run(against, model=model)
     given = isinstance(run, Tuned)
     tuned = load(run, model=model)
     import mlx.core as mx
 
-    from mlx_ft import assessment, lora
+    from mlx_ft import assessment, lora, same_base
 
     saved = tuned.run
+    if other is not None:
+        same_base.warn_of_two(other, saved)
     task = assessment.task(
         saved.config, data=data, metrics=metrics, database=database, limit=limit,
         max_tokens=max_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,8 @@ class Task:
         test = sample(rows.test, limits[1])
         if metrics and len(test):
             _check(metrics, test)
-        result = self._loss(model, tokenizer, sample(rows.valid, limits[0]))
+        valid = sample(rows.valid, limits[0])
+        result = self._loss(model, tokenizer, valid)
         if metrics and len(test):
             found = list(evaluation.cases(model, tokenizer, test, self._eval(test, tokenizer)))
             scores = {metric.name: _score(metric, found) for metric in metrics}
@@ -74,6 +76,8 @@ class Task:
             scores,
             rows.name,
             rows.digest,
+            result.target_tokens if result else None,
+            _digest(valid),
         )
 
     def _rows(self, tokenizer: Any) -> Judged:
@@ -121,6 +125,15 @@ class Task:
             logger.warning("rows without an answer, which no metric judges: %d", rows.unanswered)
         if not judged:
             logger.warning("%s has no rows that a metric could judge", rows.name)
+
+
+def _digest(examples: Examples) -> str:
+    """Of their tokens and targets."""
+    digest = hashlib.sha256()
+    for each in examples:
+        digest.update(len(each.tokens).to_bytes(8, "little"))
+        digest.update(each.tokens.tobytes() + each.targets.tobytes())
+    return digest.hexdigest()
 
 
 def task(

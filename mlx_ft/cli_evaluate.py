@@ -51,7 +51,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     }  # fmt: skip
     result: Evaluation | Comparison
     if args.against:
-        result = api.compare(run, args.against, **options)
+        result = api.compare(run, _other(args) or "base", **options)
         rows = compared_rows(result)
     else:
         result = api.evaluate(run, base=args.base, **options)
@@ -98,6 +98,15 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("mlx-ft evaluate cannot begin:", faults)
 
 
+def _other(args: argparse.Namespace) -> SavedRun | None:
+    """The run of `--against`, on the base of `--model` as `--run` is; None for none and `base`."""
+    from mlx_ft import saved
+
+    if args.against in (None, "base"):
+        return None
+    return saved.find_run(args.against, model=args.model)
+
+
 def _metrics(args: argparse.Namespace) -> list[Any] | None:
     """Those that were named; None: the run's. Runs the user's own files, and says so."""
     from mlx_ft import own_metric
@@ -112,15 +121,16 @@ def _metrics(args: argparse.Namespace) -> list[Any] | None:
 
 def _standard(args: argparse.Namespace) -> int:
     run = cli_run.found(args)
-    from mlx_ft import api, evaluation_text, saved, standard_tasks
+    from mlx_ft import api, evaluation_text, same_base, standard_tasks
 
     standard_tasks.require()  # not after the model was loaded
     names = [name for name in args.tasks.split(",") if name]
     models = {"base" if args.base else run.name: (run, not args.base)}
-    if args.against == "base":
-        models = {"base": (run, False), **models}
+    if other := _other(args):
+        same_base.warn_of_two(other, run)
+        models = {args.against: (other, True), **models}
     elif args.against:
-        models = {args.against: (saved.find_run(args.against), True), **models}
+        models = {"base": (run, False), **models}
     found = {}
     for name, (each, adapter) in models.items():
         tuned = api.load(each, adapter=adapter)

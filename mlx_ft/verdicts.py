@@ -47,7 +47,8 @@ class Evaluation:
 
     accuracy: the mean of the first metric, by which an answer is correct when its value is 1; None
     without a metric. scores: of each metric by its name. rows: what was judged on; digest: of its
-    files.
+    files. target_tokens: those that the loss is the mean of; targets: a digest of all tokens and of
+    which of them are targets, as tokenizer and chat template made them.
     """
 
     loss: float | None
@@ -57,19 +58,23 @@ class Evaluation:
     scores: dict[str, Score] = field(default_factory=dict)
     rows: str = ""
     digest: str = ""
+    target_tokens: int | None = None
+    targets: str = ""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two models judged on the same rows. names: of the first, and of the second.
 
-    gaps: for each metric, what the second has more.
+    gaps: for each metric, what the second has more. same_targets: whether the losses are of the
+    same tokens; a difference of losses says nothing otherwise.
     """
 
     names: tuple[str, str]
     first: Evaluation
     second: Evaluation
     gaps: dict[str, Gap]
+    same_targets: bool = True
 
     @classmethod
     def of(cls, names: tuple[str, str], first: Evaluation, second: Evaluation) -> Comparison:
@@ -85,7 +90,7 @@ class Comparison:
         }
         if names[0] == names[1]:
             names = (f"{names[0]} (1)", f"{names[1]} (2)")
-        return cls(names, first, second, gaps)
+        return cls(names, first, second, gaps, first.targets == second.targets)
 
     def differing(self, metric: str) -> tuple[list[int], list[int]]:
         """The rows for which the metric gives the first one more, and the second one more."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from scipy import stats
@@ -11,6 +12,7 @@ import mlx_ft
 from mlx_ft import cli, intervals
 from mlx_ft.errors import ConfigError, DataError, UserError
 from tests.jobs import summary
+from tests.models import tiny
 
 ONE, TWO = "outputs/runs/one", "outputs/runs/two"
 ROWS = [
@@ -235,3 +237,58 @@ def test_python_faults_are_errors(here):
     second = mlx_ft.evaluate(ONE, data="rows.jsonl")
     with pytest.raises(DataError, match="same rows"):
         mlx_ft.Comparison.of(("a", "b"), first, second)
+
+
+@pytest.fixture
+def another(using, tmp_path):
+    """An adapter away from its run, which does not say which base it is for."""
+    folder = shutil.copytree(using / TWO / "adapter", tmp_path / "another")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    del settings["mlx_ft"]
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_the_base_that_was_named_is_that_of_both(here, another, capsys):
+    asked = ["--run", ONE, "--against", str(another), "--data", "other.jsonl", "--rows", "1"]
+    assert cli.main(["evaluate", *asked]) == 2
+    assert "does not say which base model" in capsys.readouterr().err
+    both, err = evaluate(capsys, *asked, "--model", "./model")
+    assert both["names"] == ["another", "one"]
+    assert "two base models" not in err
+    found = mlx_ft.compare(ONE, another, model="./model", data="other.jsonl", limit=1)
+    assert found.first.loss == both["first"]["loss"]
+
+
+def test_two_bases_are_said(here, another, capsys, tmp_path):
+    tiny.save(tmp_path / "model", seed=5)
+    settings = json.loads((another / "adapter_config.json").read_text())
+    settings["mlx_ft"] = {"base_model": str(tmp_path / "model")}
+    (another / "adapter_config.json").write_text(json.dumps(settings))
+    _, err = evaluate(
+        capsys, "--run", ONE, "--against", str(another), "--data", "other.jsonl", "--rows", "1"
+    )
+    said = " ".join(err.split())
+    assert f"two base models: another is on {tmp_path}/model, one on " in said
+
+
+def test_losses_of_different_tokens_are_not_compared(here, another, capsys):
+    asked = ["--run", ONE, "--against", str(another), "--model", "./model", "--data", "other.jsonl"]
+
+    def lines():
+        assert cli.main(["evaluate", *asked]) == 0
+        out = capsys.readouterr().out.splitlines()
+        return [line.split() for line in out if line.startswith(("validation", "perplexity"))], out
+
+    (loss, perplexity), _ = lines()
+    assert float(loss[-1]) == pytest.approx(float(loss[-2]) - float(loss[-3]), abs=2e-4)
+    assert perplexity[-1] != "-"
+    own = "{% for m in messages %}{{ m.content }}!{{ eos_token }}{% endfor %}"
+    (another / "chat_template.jinja").write_text(own)
+    (loss, perplexity), out = lines()
+    assert loss[-1] == perplexity[-1] == "-"
+    assert any("different tokens" in line for line in out)
+    both, _ = evaluate(capsys, *asked)
+    assert not both["same_targets"]
+    assert both["first"]["target_tokens"] != both["second"]["target_tokens"]
+    assert both["first"]["targets"] != both["second"]["targets"]
