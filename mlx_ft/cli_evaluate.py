@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft import cli_help, cli_run
 from mlx_ft.config.schema_data import METRICS
-from mlx_ft.errors import OutputError, UserError
+from mlx_ft.errors import DataError, MlxFtError, OutputError, UserError
 from mlx_ft.runfolder import writable
-from mlx_ft.verdicts import Comparison, Evaluation, as_json, compared_rows, rows_of
+from mlx_ft.verdicts import Comparison, Evaluation, Unjudged, as_json, compared_rows, rows_of
 
 if TYPE_CHECKING:
     from mlx_ft.saved import SavedRun
@@ -50,12 +52,15 @@ def _evaluate(args: argparse.Namespace) -> int:
         "max_tokens": args.max_tokens,
     }  # fmt: skip
     result: Evaluation | Comparison
-    if args.against:
-        result = api.compare(run, _other(args) or "base", **options)
-        rows = compared_rows(result)
-    else:
-        result = api.evaluate(run, base=args.base, **options)
-        rows = rows_of(result)
+    try:
+        if args.against:
+            result = api.compare(run, _other(args) or "base", **options)
+            rows = compared_rows(result)
+        else:
+            result = api.evaluate(run, base=args.base, **options)
+            rows = rows_of(result)
+    except Unjudged as error:
+        raise _kept(error, args.csv) from error
     if args.json:
         print(json.dumps(as_json(result), ensure_ascii=False))
     else:
@@ -156,6 +161,24 @@ def _write_csv(name: str, rows: list[dict[str, Any]]) -> None:
     except OSError as error:
         raise OutputError(f"--csv: {path} cannot be written: {error.strerror or error}") from error
     print(f"{path}: {number} answers", file=sys.stderr)
+
+
+def _kept(error: Unjudged, csv: str | None) -> MlxFtError:
+    """The error with the name of a file that now holds the answers."""
+    from mlx_ft.data.write import write_rows
+
+    name = f"answers_{datetime.now():%Y-%m-%d_%H-%M-%S}.csv"
+    places = [Path(csv).expanduser()] if csv else []
+    for path in [*places, Path(name), Path(gettempdir(), name)]:
+        try:
+            number = write_rows(path, error.rows)
+        except (OSError, DataError) as fault:
+            reason = str(fault)
+        else:
+            return MlxFtError(
+                f"{error}\n{path.absolute()} has the {number} rows with their answers"
+            )
+    return MlxFtError(f"{error}\nThe answers are lost: {reason}")
 
 
 def _log(

@@ -4,13 +4,15 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
 import mlx_ft
-from mlx_ft import cli, intervals
+from mlx_ft import assessment, cli, intervals
 from mlx_ft.errors import ConfigError, DataError, UserError
+from mlx_ft.verdicts import Unjudged
 from tests.jobs import summary
 from tests.models import tiny
 
@@ -29,6 +31,12 @@ def begins(prediction, reference, fields):
 
 def fails(prediction, reference, fields):
     return fields["nope"]
+
+def fussy(prediction, reference, fields):
+    return 1 if prediction == reference else 10**400
+
+def loss(prediction, reference, fields):
+    return True
 """
 
 
@@ -191,6 +199,7 @@ def test_answers_as_csv(here, capsys, tmp_path):
         (["--metric", "contains_answer"], ["contains_answer cannot judge", "has no `answer`"]),
         (["--metric-from", "mine.py:fails"], ["fails raised KeyError", "mine.py:9"]),
         (["--metric-from", "mine.py:nope"], ["has no function nope"]),
+        (["--metric-from", "mine.py:loss"], ["cannot be called loss"]),
         (["--against", "nowhere"], ["'nowhere'"]),
     ],
 )
@@ -292,3 +301,52 @@ def test_losses_of_different_tokens_are_not_compared(here, another, capsys):
     assert not both["same_targets"]
     assert both["first"]["target_tokens"] != both["second"]["target_tokens"]
     assert both["first"]["targets"] != both["second"]["targets"]
+
+
+def kept(capsys, *arguments):
+    """The rows of the file that the error names, after answers that `fussy` does not take."""
+    own = ["--data", "other.jsonl", "--metric-from", "mine.py:fussy", "--max-tokens", "2"]
+    assert cli.main(["evaluate", "--run", ONE, *own, *arguments]) == 1
+    err = capsys.readouterr().err
+    assert "fussy gave 1000" in err
+    assert "Traceback" not in err
+    file = Path(err.rpartition(" has the 3 rows with their answers")[0].splitlines()[-1])
+    return file, list(csv.DictReader(io.StringIO(file.read_text())))
+
+
+def test_answers_that_a_metric_fails_on_are_kept(here, capsys, tmp_path, monkeypatch):
+    found, _ = evaluate(capsys, "--run", ONE, "--data", "other.jsonl", "--max-tokens", "2")
+    answers = [answer["prediction"] for answer in found["answers"]]
+    file, rows = kept(capsys, "--csv", str(tmp_path / "mine.csv"))
+    assert file == tmp_path / "mine.csv"
+    assert [row["answer"] for row in rows] == answers
+    assert [row["expected"] for row in rows] == [row["completion"] for row in ROWS]
+    file, rows = kept(capsys)
+    assert file.parent == here
+    assert [row["answer"] for row in rows] == answers
+    file.unlink()
+
+
+def test_both_models_answers_are_kept(here, capsys, tmp_path, monkeypatch):
+    def fussy(prediction, reference, fields):
+        if prediction != reference and base:
+            raise KeyError("nope")
+        return prediction == reference
+
+    base = []
+    attempt = assessment.Task.judge
+
+    def judge(*arguments):
+        found = attempt(*arguments)
+        base.append(True)
+        return found
+
+    monkeypatch.setattr(assessment.Task, "judge", judge)
+    with pytest.raises(Unjudged, match="fussy raised KeyError") as caught:
+        mlx_ft.compare(ONE, data="other.jsonl", metrics=[fussy, "contains"], max_tokens=2)
+    rows = caught.value.rows
+    found = mlx_ft.evaluate(ONE, data="other.jsonl", metrics=["contains"], max_tokens=2)
+    assert [row["answer: one"] for row in rows] == [each.prediction for each in found.answers]
+    assert all(isinstance(row["answer: base"], str) for row in rows)
+    assert [row["contains: one"] for row in rows] == found.scores["contains"].values
+    assert "fussy: base" not in rows[0]
