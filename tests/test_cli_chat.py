@@ -289,7 +289,7 @@ def test_ctrl_c_at_the_prompt_goes_on(talk):
 
 def test_an_answer_that_fails_is_told_and_forgotten(talk, voices, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(voices.engine._batch, "logits", lambda: 1 / 0)
+        patch.setattr(voices.engine._batch, "_logits", lambda _: 1 / 0)
         chat, _, notes = talk("say 1")
     assert "no answer: ZeroDivisionError" in notes
     assert chat.turns == []
