@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft.errors import ConfigError
-from mlx_ft.verdicts import Comparison, Evaluation
+from mlx_ft.verdicts import Comparison, Evaluation, Unjudged
 
 if TYPE_CHECKING:
-    from mlx_ft.assessment import MetricName
+    from mlx_ft.assessment import MetricName, Task
     from mlx_ft.data.rows import Message
+    from mlx_ft.generation import Cut
     from mlx_ft.models.load import Located
     from mlx_ft.saved import SavedRun
     from mlx_ft.session import RunResult
@@ -147,7 +148,8 @@ def evaluate(
     them; None: the run's own. metrics: names, or functions (prediction, reference, fields) -> bool
     or number; None: the run's. database: for `sql_execution`. limit: rows used at most.
     max_tokens: of an answer; None: what the longest expected answer needs. Raises ConfigError,
-    DataError, AdapterError, ModelError.
+    DataError, AdapterError, ModelError; verdicts.Unjudged, which has the answers as `rows`, where a
+    metric fails on one.
     """
     tuned = load(run, adapter=not base, model=model)
     from mlx_ft import assessment
@@ -172,21 +174,24 @@ def compare(
 ) -> Comparison:
     """A run's model and another one judged on the same rows: those of `run`, or `data`.
 
-    against: `base` (of `run`), or a run as for `load`; it is the first of the two. The others: as
-    for `evaluate`. One model at a time is in memory. Raises what `evaluate` raises.
+    against: `base` (of `run`), or a run as for `load`; it is the first of the two. model: the base
+    of both. The others: as for `evaluate`. One model at a time is in memory. Raises what `evaluate`
+    raises.
     """
     from mlx_ft.saved import SavedRun, find_run
 
     other = None
     if against != "base":  # not after minutes
-        other = against if isinstance(against, SavedRun) else find_run(against)
+        other = against if isinstance(against, SavedRun) else find_run(against, model=model)
     given = isinstance(run, Tuned)
     tuned = load(run, model=model)
     import mlx.core as mx
 
-    from mlx_ft import assessment, lora
+    from mlx_ft import assessment, lora, same_base
 
     saved = tuned.run
+    if other is not None:
+        same_base.warn_of_two(other, saved)
     task = assessment.task(
         saved.config, data=data, metrics=metrics, database=database, limit=limit,
         max_tokens=max_tokens,
@@ -195,18 +200,23 @@ def compare(
     if other is None:
         lora.detach(tuned.model)
         try:
-            first = task.judge(tuned.model, tuned.tokenizer)
+            return _beside(task, tuned, ("base", saved.name), second)
         finally:
             if given:
                 lora.load(tuned.model, saved.adapter)
                 tuned.model.eval()
-        return Comparison.of(("base", saved.name), first, second)
     del tuned  # two might not fit into memory
     gc.collect()
     mx.clear_cache()
-    untried = load(other)
-    first = task.judge(untried.model, untried.tokenizer)
-    return Comparison.of((other.name, saved.name), first, second)
+    return _beside(task, load(other), (other.name, saved.name), second)
+
+
+def _beside(task: Task, tuned: Tuned, names: tuple[str, str], second: Evaluation) -> Comparison:
+    try:
+        first = task.judge(tuned.model, tuned.tokenizer)
+    except Unjudged as error:
+        raise error.beside(names, second) from error
+    return Comparison.of(names, first, second)
 
 
 def generate(
@@ -220,41 +230,52 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int | None = None,
-) -> Iterator[str]:
+) -> Generator[str, None, Cut | None]:
     """Pieces of the answer of a run's model, as they are decoded.
 
     prompt: a question, or chat messages with "role" and "content". system: the system message
-    to a question; None takes the one that the run was trained with, if all rows share it.
-    max_tokens: at least 1. temperature: at least 0, which is greedy. top_p: above 0, at most 1.
-    seed: 0 to 2**64 - 1. run, base, model: as for `evaluate`. Raises ConfigError, AdapterError,
-    ModelError, all before anything is generated.
+    to a question, not to messages; None takes the one that the run was trained with, if all rows
+    share it. max_tokens: at least 1. temperature: at least 0, which is greedy. top_p: above 0, at
+    most 1. seed: 0 to 2**64 - 1. run, base, model: as for `evaluate`. The generator's own value is
+    what cut the answer: `max_tokens`, `window` (prompt and answer fill the tokens that the model
+    was made for), or None. Raises ConfigError, AdapterError, ModelError, all before anything is
+    generated.
     """
     from mlx_ft.engine.request import Sampling
 
     sampling = Sampling(max_tokens, temperature, top_p, seed=seed)
-    if faults := sampling.faults() + _prompt_faults(prompt):
+    if faults := sampling.faults() + _prompt_faults(prompt, system):
         raise ConfigError("No answer can be generated:", faults)
     tuned = load(run, adapter=not base, model=model)
     from mlx_ft.data.chat import generation_prompt
     from mlx_ft.generation import stream
 
+    tokens = generation_prompt(_messages(prompt, system, tuned.run), tuned.tokenizer)
+    window = None if tuned.located is None else tuned.located.window
+    if window is not None and len(tokens) >= window:
+        raise ConfigError(
+            f"No answer can be generated: the prompt has {len(tokens):,} tokens, the model was "
+            f"made for {window:,} with the answer. Nothing is cut: give a shorter one"
+        )
     return stream(
         tuned.model,
         tuned.tokenizer,
-        generation_prompt(_messages(prompt, system, tuned.run), tuned.tokenizer),
+        tokens,
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
+        window=window,
     )
 
 
-def _prompt_faults(prompt: str | Sequence[Mapping[str, str]]) -> list[str]:
+def _prompt_faults(prompt: str | Sequence[Mapping[str, str]], system: str | None) -> list[str]:
     if not (prompt.strip() if isinstance(prompt, str) else prompt):
         return ["prompt: found nothing to answer; give a question"]
     if isinstance(prompt, str):
         return []
-    return [
+    unused = "system: is for a question; give it as the first message, with the role `system`"
+    return [unused] * (system is not None) + [
         f'prompt[{index}]: found {turn!r}; expected {{"role": TEXT, "content": TEXT}}'
         for index, turn in enumerate(prompt)
         if not isinstance(turn, Mapping)

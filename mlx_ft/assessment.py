@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,11 @@ from mlx_ft.data.prepare import prepare
 from mlx_ft.data.rows import Conversation
 from mlx_ft.data.sample import sample
 from mlx_ft.datasets import open_database
-from mlx_ft.errors import ConfigError, DataError
+from mlx_ft.errors import ConfigError, DataError, MlxFtError
 from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.metrics import Case, Scorer, build_metric, judge_all
 from mlx_ft.own_metric import OwnMetric
-from mlx_ft.verdicts import COLUMNS, Evaluation, Score
+from mlx_ft.verdicts import COLUMNS, Evaluation, Score, Unjudged, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +51,21 @@ class Task:
     max_tokens: int | None = None
 
     def judge(self, model: nn.Module, tokenizer: Any) -> Evaluation:
-        """The figures of a model. Raises DataError for rows that cannot be read or judged."""
+        """The figures of a model. Raises DataError for rows that cannot be read or judged,
+        Unjudged for an answer that cannot.
+        """
         rows, limits = self._rows(tokenizer), self._limits()
         metrics, answers, scores = self.metrics, list[Answer](), dict[str, Score]()
         test = sample(rows.test, limits[1])
         if metrics and len(test):
             _check(metrics, test)
-        result = self._loss(model, tokenizer, sample(rows.valid, limits[0]))
+        valid = sample(rows.valid, limits[0])
+        result = self._loss(model, tokenizer, valid)
         if metrics and len(test):
             found = list(evaluation.cases(model, tokenizer, test, self._eval(test, tokenizer)))
-            scores = {metric.name: _score(metric, found) for metric in metrics}
+            scores = _scores(metrics, test, found)
             right = scores[metrics[0].name].values
-            answers = [
-                evaluation.answer_of(conversation, case, correct=value == 1)
-                for conversation, case, value in zip(test, found, right, strict=True)
-            ]
+            answers = _answers(test, found, [value == 1 for value in right])
         self._say(rows, len(test))
         return Evaluation(
             result.loss if result else None,
@@ -74,6 +75,8 @@ class Task:
             scores,
             rows.name,
             rows.digest,
+            result.target_tokens if result else None,
+            _digest(valid),
         )
 
     def _rows(self, tokenizer: Any) -> Judged:
@@ -121,6 +124,15 @@ class Task:
             logger.warning("rows without an answer, which no metric judges: %d", rows.unanswered)
         if not judged:
             logger.warning("%s has no rows that a metric could judge", rows.name)
+
+
+def _digest(examples: Examples) -> str:
+    """Of their tokens and targets."""
+    digest = hashlib.sha256()
+    for each in examples:
+        digest.update(len(each.tokens).to_bytes(8, "little"))
+        digest.update(each.tokens.tobytes() + each.targets.tobytes())
+    return digest.hexdigest()
 
 
 def task(
@@ -194,5 +206,22 @@ def _fault(metric: Scorer, row: Conversation) -> str | None:
     return None
 
 
-def _score(metric: Scorer, cases: Sequence[Case]) -> Score:
-    return Score.of([float(value) for _, value in judge_all(metric, cases)])
+def _answers(rows: Conversations, cases: Sequence[Case], correct: Sequence[bool]) -> list[Answer]:
+    return [
+        evaluation.answer_of(row, case, correct=right)
+        for row, case, right in zip(rows, cases, correct, strict=True)
+    ]
+
+
+def _scores(
+    metrics: Sequence[Scorer], rows: Conversations, cases: Sequence[Case]
+) -> dict[str, Score]:
+    """Of each metric. Raises Unjudged with the answers, which took minutes, where one fails."""
+    try:
+        return {
+            metric.name: Score.of([float(value) for _, value in judge_all(metric, cases)])
+            for metric in metrics
+        }
+    except (MlxFtError, ValueError, OverflowError) as error:  # a mean may overflow, too
+        answers = _answers(rows, cases, [False] * len(cases))
+        raise Unjudged(str(error), rows_of(Evaluation(None, None, None, answers))) from error

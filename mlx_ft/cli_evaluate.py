@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft import cli_help, cli_run
 from mlx_ft.config.schema_data import METRICS
-from mlx_ft.errors import OutputError, UserError
+from mlx_ft.errors import DataError, MlxFtError, OutputError, UserError
 from mlx_ft.runfolder import writable
-from mlx_ft.verdicts import Comparison, Evaluation, as_json, compared_rows, rows_of
+from mlx_ft.verdicts import Comparison, Evaluation, Unjudged, as_json, compared_rows, rows_of
 
 if TYPE_CHECKING:
     from mlx_ft.saved import SavedRun
@@ -50,12 +52,15 @@ def _evaluate(args: argparse.Namespace) -> int:
         "max_tokens": args.max_tokens,
     }  # fmt: skip
     result: Evaluation | Comparison
-    if args.against:
-        result = api.compare(run, args.against, **options)
-        rows = compared_rows(result)
-    else:
-        result = api.evaluate(run, base=args.base, **options)
-        rows = rows_of(result)
+    try:
+        if args.against:
+            result = api.compare(run, _other(args) or "base", **options)
+            rows = compared_rows(result)
+        else:
+            result = api.evaluate(run, base=args.base, **options)
+            rows = rows_of(result)
+    except Unjudged as error:
+        raise _kept(error, args.csv) from error
     if args.json:
         print(json.dumps(as_json(result), ensure_ascii=False))
     else:
@@ -98,6 +103,15 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("mlx-ft evaluate cannot begin:", faults)
 
 
+def _other(args: argparse.Namespace) -> SavedRun | None:
+    """The run of `--against`, on the base of `--model` as `--run` is; None for none and `base`."""
+    from mlx_ft import saved
+
+    if args.against in (None, "base"):
+        return None
+    return saved.find_run(args.against, model=args.model)
+
+
 def _metrics(args: argparse.Namespace) -> list[Any] | None:
     """Those that were named; None: the run's. Runs the user's own files, and says so."""
     from mlx_ft import own_metric
@@ -112,15 +126,16 @@ def _metrics(args: argparse.Namespace) -> list[Any] | None:
 
 def _standard(args: argparse.Namespace) -> int:
     run = cli_run.found(args)
-    from mlx_ft import api, evaluation_text, saved, standard_tasks
+    from mlx_ft import api, evaluation_text, same_base, standard_tasks
 
     standard_tasks.require()  # not after the model was loaded
     names = [name for name in args.tasks.split(",") if name]
     models = {"base" if args.base else run.name: (run, not args.base)}
-    if args.against == "base":
-        models = {"base": (run, False), **models}
+    if other := _other(args):
+        same_base.warn_of_two(other, run)
+        models = {args.against: (other, True), **models}
     elif args.against:
-        models = {args.against: (saved.find_run(args.against), True), **models}
+        models = {"base": (run, False), **models}
     found = {}
     for name, (each, adapter) in models.items():
         tuned = api.load(each, adapter=adapter)
@@ -146,6 +161,24 @@ def _write_csv(name: str, rows: list[dict[str, Any]]) -> None:
     except OSError as error:
         raise OutputError(f"--csv: {path} cannot be written: {error.strerror or error}") from error
     print(f"{path}: {number} answers", file=sys.stderr)
+
+
+def _kept(error: Unjudged, csv: str | None) -> MlxFtError:
+    """The error with the name of a file that now holds the answers."""
+    from mlx_ft.data.write import write_rows
+
+    name = f"answers_{datetime.now():%Y-%m-%d_%H-%M-%S}.csv"
+    places = [Path(csv).expanduser()] if csv else []
+    for path in [*places, Path(name), Path(gettempdir(), name)]:
+        try:
+            number = write_rows(path, error.rows)
+        except (OSError, DataError) as fault:
+            reason = str(fault)
+        else:
+            return MlxFtError(
+                f"{error}\n{path.absolute()} has the {number} rows with their answers"
+            )
+    return MlxFtError(f"{error}\nThe answers are lost: {reason}")
 
 
 def _log(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from mlx_ft import cli_help, cli_run
 
 if TYPE_CHECKING:
+    from mlx_ft.generation import Cut
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -26,7 +29,7 @@ def _generate(args: argparse.Namespace) -> int:
     from mlx_ft import api
 
     question = sys.stdin.read().strip() if args.question == "-" else args.question
-    for text in api.generate(
+    pieces = api.generate(
         question,
         cli_run.found(args),
         base=args.base,
@@ -35,7 +38,25 @@ def _generate(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         top_p=args.top_p,
         seed=args.seed,
-    ):
-        print(text, end="", flush=True)
-    print()
+    )
+    cut = _show(pieces)
+    if cut == "max_tokens":
+        print(f"cut at --max-tokens {args.max_tokens}", file=sys.stderr)
+    elif cut == "window":
+        print("the answer ends here, as the model's window is full", file=sys.stderr)
     return 0
+
+
+def _show(pieces: Generator[str, None, Cut | None]) -> Cut | None:
+    """Print them, to a terminal without what could move its cursor; what cut the answer."""
+    from mlx_ft.chat.screen import plain
+
+    shown = plain if sys.stdout.isatty() else str
+    while True:
+        try:
+            text = next(pieces)
+        except StopIteration as end:
+            print()
+            cut: Cut | None = end.value
+            return cut
+        print(shown(text), end="", flush=True)

@@ -58,7 +58,7 @@ EVALUATE = """\
 Loads the base model, puts the adapter on, and measures validation loss and the answers to the
 test questions as the training did at its end; or on other rows, by other metrics, beside another
 model. Each metric comes with its 95% interval, a difference also with its p. Writes nothing but
-what --csv and --log ask for.
+what --csv and --log ask for, and the answers where a metric of your own fails on one.
 
 examples:
   mlx-ft evaluate                                          the newest run, on its own test rows

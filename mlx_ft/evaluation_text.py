@@ -29,25 +29,37 @@ def text(result: Evaluation | Comparison) -> str:
             lines += _alone(name, score)
         return "\n".join(_aligned(lines))
     first, second = result.first, result.second
-    lines = [["", *result.names, "difference"], *_losses([first, second])]
+    lines = [["", *result.names, "difference"], *_losses([first, second], result.same_targets)]
     for name, gap in result.gaps.items():
         lines += _beside(name, first.scores[name], second.scores[name], gap)
-    return "\n".join(_aligned(lines))
+    return "\n".join([*_aligned(lines), *_apart(result)])
 
 
-def _losses(models: Sequence[Evaluation]) -> list[list[str]]:
+def _losses(models: Sequence[Evaluation], comparable: bool = False) -> list[list[str]]:
     return [
-        _figures("validation loss", [one.loss for one in models], 4),
-        _figures("perplexity", [one.perplexity for one in models], 3),
+        _figures("validation loss", [one.loss for one in models], 4, comparable),
+        _figures("perplexity", [one.perplexity for one in models], 3, comparable),
     ]
 
 
-def _figures(name: str, values: Sequence[float | None], digits: int) -> list[str]:
+def _figures(name: str, values: Sequence[float | None], digits: int, comparable: bool) -> list[str]:
     cells = ["-" if value is None else f"{value:.{digits}f}" for value in values]
     known = [value for value in values if value is not None]
     if len(values) == 2:
-        cells.append(f"{known[1] - known[0]:+.{digits}f}" if len(known) == 2 else "-")
+        both = comparable and len(known) == 2
+        cells.append(f"{known[1] - known[0]:+.{digits}f}" if both else "-")
     return [name, *cells]
+
+
+def _apart(result: Comparison) -> list[str]:
+    """Why no difference of losses is shown."""
+    one, other = result.first.target_tokens, result.second.target_tokens
+    if result.same_targets or one is None or other is None:
+        return []
+    return [
+        f"Losses and perplexities are of different tokens ({one:,} and {other:,} targets) and "
+        "cannot be compared: the two have not the same tokenizer and chat template."
+    ]
 
 
 def _alone(name: str, score: Score) -> list[list[str]]:

@@ -42,8 +42,10 @@ DENIED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer"})
 LIMITS = {sqlite3.SQLITE_LIMIT_LENGTH: 100_000, sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100}
 
 _FENCE = re.compile(r"```(?:sql(?:ite)?\b)?(.*?)(?:```)?", re.DOTALL | re.IGNORECASE)
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-_ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
+_QUOTED = re.compile(  # what SQLite takes for quotes, and comments
+    r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL
+)
+_ORDER_BY = re.compile(r"[()]|\border\s+by\b", re.IGNORECASE)
 
 
 class Case(NamedTuple):
@@ -192,8 +194,15 @@ def strip_query(text: str) -> str:
 
 
 def has_order(query: str) -> bool:
-    """Whether the query says ORDER BY, outside quotes."""
-    return _ORDER_BY.search(_QUOTED.sub("''", query)) is not None
+    """Whether the query orders its own rows: not in a subquery, a window, quotes or a comment."""
+    depth = 0
+    for found in _ORDER_BY.finditer(_QUOTED.sub(" ", strip_query(query))):
+        if found[0] not in "()":
+            if depth == 0:
+                return True
+        else:
+            depth += 1 if found[0] == "(" else -1
+    return False
 
 
 def same_result(

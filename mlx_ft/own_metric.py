@@ -15,6 +15,8 @@ from mlx_ft.errors import UserError
 
 Function = Callable[[str, str, Mapping[str, Any]], Any]
 OPTION = "--metric-from"
+TAKEN = ("loss", "perplexity")  # what `--log` calls figures of its own, of this name
+ENDINGS = ("_low", "_high", "_gain", "_p")  # or of a metric's name and one of these
 EXPECTED = "expected FUNCTION(prediction, reference, fields) -> bool or number"
 
 
@@ -43,7 +45,7 @@ class OwnMetric:
             return found
         try:
             value = float(found)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
         if isinstance(found, str) or not math.isfinite(value):
             raise UserError(f"{self.name} gave {_short(found)}; {EXPECTED}, and no NaN")
@@ -73,6 +75,11 @@ def load(given: str) -> OwnMetric:
     path = Path(file).expanduser()
     if not (colon and name.isidentifier() and path.suffix == ".py"):
         raise UserError(f"{OPTION}: found {given!r}; expected FILE.py:FUNCTION")
+    if name in TAKEN or name.endswith(ENDINGS):
+        raise UserError(
+            f"{OPTION}: a metric cannot be called {name}: {', '.join(TAKEN)} and names that end in "
+            f"{', '.join(ENDINGS)} are those of other figures. Rename the function"
+        )
     if not path.is_file():
         raise UserError(f"{OPTION}: there is no file {path.absolute()}")
     module = _run(path.resolve())

@@ -287,4 +287,5 @@ class Record:
 
 
 def _template(accepted: Accepted) -> dict[str, str]:
-    return {"chat_template.jinja": accepted.dataset.template.text}
+    text = accepted.dataset.template.text  # none where the tokenizer writes its chats in Python
+    return {"chat_template.jinja": text} if text else {}

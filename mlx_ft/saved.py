@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 
 from mlx_ft import adapter_folder
+from mlx_ft.adapter_template import TEMPLATE as TEMPLATE
+from mlx_ft.adapter_template import read_template
 from mlx_ft.config.compose import CommandLine, accept, config_from_dict
 from mlx_ft.config.schema import Config, DataConfig, ModelConfig
 from mlx_ft.errors import AdapterError, MlxFtError
@@ -22,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 
 SCHEME = "models:/"
-TEMPLATE = "chat_template.jinja"  # in the adapter's folder
 CONFIG = "config.yaml"
 
 
@@ -57,11 +58,12 @@ class SavedRun:
 
     @property
     def template(self) -> str | None:
-        """The chat template that the run was trained with; None where none was saved."""
-        try:
-            return (self.adapter / TEMPLATE).read_text("utf-8")
-        except OSError:
-            return self.config.data.template
+        """The chat template that the run was trained with; None: the tokenizer's own.
+
+        Raises AdapterError for a file that holds none.
+        """
+        found = read_template(self.adapter)
+        return self.config.data.template if found is None else found or None
 
     @property
     def name(self) -> str:
@@ -107,7 +109,15 @@ def find_run(
             f"{folder} has no adapter folder: the run ended before its first step. "
             "Name another run with --run"
         )
-    return _on(open_run(folder), model)
+    return _on(_with_system(open_run(folder), folder / "adapter"), model)
+
+
+def _with_system(run: SavedRun, adapter: Path) -> SavedRun:
+    """With the system message that an adapter names, where the run has not told one (yet)."""
+    if run.summary.get("system_prompt") or not adapter_folder.is_adapter(adapter):
+        return run
+    system = adapter_folder.origin(adapter).system_prompt
+    return replace(run, summary={**run.summary, "system_prompt": system})
 
 
 def _on(run: SavedRun, model: str | None) -> SavedRun:
@@ -127,7 +137,7 @@ def _adapter_alone(folder: Path, model: str | None) -> SavedRun:
     """An adapter without its run, or one of the checkpoints of a run that is there."""
     run_folder = folder.parent.parent
     if step_of(folder) >= 0 and (run_folder / CONFIG).is_file():
-        run = _on(open_run(run_folder), model)
+        run = _on(_with_system(open_run(run_folder), folder), model)
         return replace(run, summary={**run.summary, "steps": step_of(folder)}, own_adapter=folder)
     config = _without_rows(adapter_folder.base_of(folder, model))
     told = adapter_folder.origin(folder)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from mlx_ft.data.render import PLAIN_TEMPLATE, written_by_hand
 from mlx_ft.errors import ConfigError, MlxFtError, UserError
 from mlx_ft.models.read import import_mlx_lm
 
@@ -104,6 +105,14 @@ def require() -> Any:
     return lm_eval
 
 
+def _has_template(tokenizer: Any) -> bool:
+    """Whether chats are the model's way, or the run's; not where ours stands in for a template."""
+    text = tokenizer.chat_template
+    if text is None:
+        return written_by_hand(tokenizer)
+    return not str(text).endswith(PLAIN_TEMPLATE)
+
+
 @cache
 def _model_class() -> Any:
     """mlx-lm's class with a model that is loaded already."""
@@ -118,7 +127,7 @@ def _model_class() -> Any:
             LM.__init__(self)  # MLXLM's own would load the model once more
             self._model, self.tokenizer = model, tokenizer
             self._batch_size, self._max_tokens = batch_size, max_tokens
-            self.use_chat_template = tokenizer.chat_template is not None
+            self.use_chat_template = _has_template(tokenizer)
             self._sampler = None
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:

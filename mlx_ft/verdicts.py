@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlx_ft.errors import DataError
+from mlx_ft.errors import DataError, MlxFtError
 from mlx_ft.intervals import Gap, Interval, bootstrap, gap, is_share, wilson
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Evaluation:
 
     accuracy: the mean of the first metric, by which an answer is correct when its value is 1; None
     without a metric. scores: of each metric by its name. rows: what was judged on; digest: of its
-    files.
+    files. target_tokens: those that the loss is the mean of; targets: a digest of all tokens and of
+    which of them are targets, as tokenizer and chat template made them.
     """
 
     loss: float | None
@@ -57,19 +58,42 @@ class Evaluation:
     scores: dict[str, Score] = field(default_factory=dict)
     rows: str = ""
     digest: str = ""
+    target_tokens: int | None = None
+    targets: str = ""
+
+
+class Unjudged(MlxFtError):
+    """A metric failed on an answer. rows: all answers there are, as of `rows_of`."""
+
+    def __init__(self, message: str, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+        super().__init__(message)
+
+    def beside(self, names: tuple[str, str], second: Evaluation) -> Unjudged:
+        """The same of the first of two models, with the answers of the second, which are judged."""
+        one, other = _apart(names)
+        rows = [
+            {key: row[key] for key in SHARED}
+            | {f"answer: {one}": row["answer"]}
+            | {f"{key}: {other}": judged[key] for key in judged if key not in SHARED}
+            for row, judged in zip(self.rows, rows_of(second), strict=True)
+        ]
+        return Unjudged(self.message, rows)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two models judged on the same rows. names: of the first, and of the second.
 
-    gaps: for each metric, what the second has more.
+    gaps: for each metric, what the second has more. same_targets: whether the losses are of the
+    same tokens; a difference of losses says nothing otherwise.
     """
 
     names: tuple[str, str]
     first: Evaluation
     second: Evaluation
     gaps: dict[str, Gap]
+    same_targets: bool = True
 
     @classmethod
     def of(cls, names: tuple[str, str], first: Evaluation, second: Evaluation) -> Comparison:
@@ -83,9 +107,7 @@ class Comparison:
             name: gap(score.values, second.scores[name].values)
             for name, score in first.scores.items()
         }
-        if names[0] == names[1]:
-            names = (f"{names[0]} (1)", f"{names[1]} (2)")
-        return cls(names, first, second, gaps)
+        return cls(_apart(names), first, second, gaps, first.targets == second.targets)
 
     def differing(self, metric: str) -> tuple[list[int], list[int]]:
         """The rows for which the metric gives the first one more, and the second one more."""
@@ -95,6 +117,11 @@ class Comparison:
             [row for row in rows if one[row] > other[row]],
             [row for row in rows if one[row] < other[row]],
         )
+
+
+def _apart(names: tuple[str, str]) -> tuple[str, str]:
+    one, other = names
+    return (f"{one} (1)", f"{other} (2)") if one == other else names
 
 
 def rows_of(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ import math
 import pytest
 
 import mlx_ft
+from mlx_ft.data.chat import generation_prompt
+from mlx_ft.data.rows import Message
 from mlx_ft.errors import ConfigError
 
 
@@ -71,3 +73,36 @@ def test_what_is_loaded_must_be_what_is_asked_for(adapted):
     ):
         with pytest.raises(ConfigError, match=rf"base=\w+.*load\(run, adapter={not adapted}\)"):
             use()
+
+
+def test_a_system_message_beside_messages_is_refused(nothing_loads):
+    with pytest.raises(ConfigError, match="system: is for a question"):
+        mlx_ft.generate([{"role": "user", "content": "x"}], system="Be brief.")
+
+
+def test_a_prompt_beyond_the_window_is_refused(using):
+    with pytest.raises(ConfigError, match=r"the prompt has \d+ tokens, the model was made for 128"):
+        mlx_ft.generate("a" * 200, "outputs/runs/one")
+
+
+def test_an_answer_says_what_cut_it(using):
+    def end(prompt, count):
+        pieces = mlx_ft.generate(prompt, tuned, max_tokens=count)
+        number = 0
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as stopped:
+                return stopped.value, number
+            number += 1
+
+    tuned = mlx_ft.load("outputs/runs/one")
+    assert end("say 1", 2)[0] == "max_tokens"
+    assert end("say 1", 64)[0] is None  # it has learned to end
+    long = "a" * 110
+    room = 128 - len(generation_prompt([Message("user", long)], tuned.tokenizer))
+    assert room < 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuned.tokenizer, "_eos_token_ids", set())  # so that nothing ends it before
+        assert end(long, 64)[0] == "window"
+        assert end(long, room)[0] == "max_tokens"

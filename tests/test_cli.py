@@ -277,3 +277,18 @@ def test_settings_may_stand_on_both_sides_of_an_option(capsys):
     with pytest.raises(SystemExit):
         cli.main([*words, "--nothing=1"])
     assert "unrecognized arguments: --nothing=1" in capsys.readouterr().err
+
+
+def test_a_cut_answer_is_said_to_be_cut(using, capsys):
+    assert cli.main(["generate", "--run", "outputs/runs/one", "say 1", "--max-tokens", "2"]) == 0
+    assert "cut at --max-tokens 2" in capsys.readouterr().err
+    assert cli.main(["generate", "--run", "outputs/runs/one", "say 1"]) == 0
+    assert "cut at" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "a[2Jb\n"), (False, "a\x1b[2Jb\r\n")])
+def test_an_answer_moves_no_cursor(using, capsys, monkeypatch, terminal, shown):
+    monkeypatch.setattr("mlx_ft.api.generate", lambda *_, **__: iter(["a\x1b", "[2J", "b\r"]))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert cli.main(["generate", "--run", "outputs/runs/one", "say 1"]) == 0
+    assert capsys.readouterr().out == shown

@@ -3,14 +3,18 @@
 import csv
 import io
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
 import mlx_ft
-from mlx_ft import cli, intervals
+from mlx_ft import assessment, cli, intervals
 from mlx_ft.errors import ConfigError, DataError, UserError
+from mlx_ft.verdicts import Unjudged
 from tests.jobs import summary
+from tests.models import tiny
 
 ONE, TWO = "outputs/runs/one", "outputs/runs/two"
 ROWS = [
@@ -27,6 +31,12 @@ def begins(prediction, reference, fields):
 
 def fails(prediction, reference, fields):
     return fields["nope"]
+
+def fussy(prediction, reference, fields):
+    return 1 if prediction == reference else 10**400
+
+def loss(prediction, reference, fields):
+    return True
 """
 
 
@@ -189,6 +199,7 @@ def test_answers_as_csv(here, capsys, tmp_path):
         (["--metric", "contains_answer"], ["contains_answer cannot judge", "has no `answer`"]),
         (["--metric-from", "mine.py:fails"], ["fails raised KeyError", "mine.py:9"]),
         (["--metric-from", "mine.py:nope"], ["has no function nope"]),
+        (["--metric-from", "mine.py:loss"], ["cannot be called loss"]),
         (["--against", "nowhere"], ["'nowhere'"]),
     ],
 )
@@ -235,3 +246,107 @@ def test_python_faults_are_errors(here):
     second = mlx_ft.evaluate(ONE, data="rows.jsonl")
     with pytest.raises(DataError, match="same rows"):
         mlx_ft.Comparison.of(("a", "b"), first, second)
+
+
+@pytest.fixture
+def another(using, tmp_path):
+    """An adapter away from its run, which does not say which base it is for."""
+    folder = shutil.copytree(using / TWO / "adapter", tmp_path / "another")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    del settings["mlx_ft"]
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_the_base_that_was_named_is_that_of_both(here, another, capsys):
+    asked = ["--run", ONE, "--against", str(another), "--data", "other.jsonl", "--rows", "1"]
+    assert cli.main(["evaluate", *asked]) == 2
+    assert "does not say which base model" in capsys.readouterr().err
+    both, err = evaluate(capsys, *asked, "--model", "./model")
+    assert both["names"] == ["another", "one"]
+    assert "two base models" not in err
+    found = mlx_ft.compare(ONE, another, model="./model", data="other.jsonl", limit=1)
+    assert found.first.loss == both["first"]["loss"]
+
+
+def test_two_bases_are_said(here, another, capsys, tmp_path):
+    tiny.save(tmp_path / "model", seed=5)
+    settings = json.loads((another / "adapter_config.json").read_text())
+    settings["mlx_ft"] = {"base_model": str(tmp_path / "model")}
+    (another / "adapter_config.json").write_text(json.dumps(settings))
+    _, err = evaluate(
+        capsys, "--run", ONE, "--against", str(another), "--data", "other.jsonl", "--rows", "1"
+    )
+    said = " ".join(err.split())
+    assert f"two base models: another is on {tmp_path}/model, one on " in said
+
+
+def test_losses_of_different_tokens_are_not_compared(here, another, capsys):
+    asked = ["--run", ONE, "--against", str(another), "--model", "./model", "--data", "other.jsonl"]
+
+    def lines():
+        assert cli.main(["evaluate", *asked]) == 0
+        out = capsys.readouterr().out.splitlines()
+        return [line.split() for line in out if line.startswith(("validation", "perplexity"))], out
+
+    (loss, perplexity), _ = lines()
+    assert float(loss[-1]) == pytest.approx(float(loss[-2]) - float(loss[-3]), abs=2e-4)
+    assert perplexity[-1] != "-"
+    own = "{% for m in messages %}{{ m.content }}!{{ eos_token }}{% endfor %}"
+    (another / "chat_template.jinja").write_text(own)
+    (loss, perplexity), out = lines()
+    assert loss[-1] == perplexity[-1] == "-"
+    assert any("different tokens" in line for line in out)
+    both, _ = evaluate(capsys, *asked)
+    assert not both["same_targets"]
+    assert both["first"]["target_tokens"] != both["second"]["target_tokens"]
+    assert both["first"]["targets"] != both["second"]["targets"]
+
+
+def kept(capsys, *arguments):
+    """The rows of the file that the error names, after answers that `fussy` does not take."""
+    own = ["--data", "other.jsonl", "--metric-from", "mine.py:fussy", "--max-tokens", "2"]
+    assert cli.main(["evaluate", "--run", ONE, *own, *arguments]) == 1
+    err = capsys.readouterr().err
+    assert "fussy gave 1000" in err
+    assert "Traceback" not in err
+    file = Path(err.rpartition(" has the 3 rows with their answers")[0].splitlines()[-1])
+    return file, list(csv.DictReader(io.StringIO(file.read_text())))
+
+
+def test_answers_that_a_metric_fails_on_are_kept(here, capsys, tmp_path, monkeypatch):
+    found, _ = evaluate(capsys, "--run", ONE, "--data", "other.jsonl", "--max-tokens", "2")
+    answers = [answer["prediction"] for answer in found["answers"]]
+    file, rows = kept(capsys, "--csv", str(tmp_path / "mine.csv"))
+    assert file == tmp_path / "mine.csv"
+    assert [row["answer"] for row in rows] == answers
+    assert [row["expected"] for row in rows] == [row["completion"] for row in ROWS]
+    file, rows = kept(capsys)
+    assert file.parent == here
+    assert [row["answer"] for row in rows] == answers
+    file.unlink()
+
+
+def test_both_models_answers_are_kept(here, capsys, tmp_path, monkeypatch):
+    def fussy(prediction, reference, fields):
+        if prediction != reference and base:
+            raise KeyError("nope")
+        return prediction == reference
+
+    base = []
+    attempt = assessment.Task.judge
+
+    def judge(*arguments):
+        found = attempt(*arguments)
+        base.append(True)
+        return found
+
+    monkeypatch.setattr(assessment.Task, "judge", judge)
+    with pytest.raises(Unjudged, match="fussy raised KeyError") as caught:
+        mlx_ft.compare(ONE, data="other.jsonl", metrics=[fussy, "contains"], max_tokens=2)
+    rows = caught.value.rows
+    found = mlx_ft.evaluate(ONE, data="other.jsonl", metrics=["contains"], max_tokens=2)
+    assert [row["answer: one"] for row in rows] == [each.prediction for each in found.answers]
+    assert all(isinstance(row["answer: base"], str) for row in rows)
+    assert [row["contains: one"] for row in rows] == found.scores["contains"].values
+    assert "fussy: base" not in rows[0]

@@ -60,6 +60,10 @@ def test_exact_match_ignores_only_whitespace() -> None:
         ("SELECT name FROM item -- all of them", NAMES),
         ("SELECT name FROM item ORDER BY price", NAMES),
         ("SELECT price FROM item ORDER BY stock", "SELECT price FROM item"),
+        (
+            "SELECT name FROM item WHERE stock = 3 ORDER BY name DESC",
+            "SELECT name FROM (SELECT name FROM item ORDER BY stock DESC LIMIT 2)",
+        ),
         ("SELECT 0.1 + 0.2", "SELECT 0.3"),
         ("SELECT price + 1e-9 FROM item ORDER BY 1", "SELECT price FROM item"),
         ("SELECT 3", "SELECT 3.0"),
@@ -201,9 +205,36 @@ def test_strip_query_leaves_plain_text() -> None:
     assert strip_query("```sql\nSELECT 1;\n```\n") == "SELECT 1"
 
 
-def test_has_order_reads_outside_quotes() -> None:
-    assert has_order("SELECT a FROM t order\n by a")
-    assert not has_order("SELECT 'it''s ORDER BY' FROM t")
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT a FROM t order\n by a",
+        "SELECT a FROM t ORDER/* so */BY a",
+        "SELECT max(a), '(' FROM t -- (\nORDER BY a",
+        "WITH s AS (SELECT a FROM t) SELECT a FROM s ORDER BY a",
+        'SELECT "(", `(`, [(] FROM t ORDER BY a',
+        "```sql\nSELECT a FROM t ORDER BY a\n```",
+    ],
+)
+def test_a_query_that_orders_its_rows(query: str) -> None:
+    assert has_order(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT 'it''s ORDER BY' FROM t",
+        "SELECT a FROM t -- ORDER BY a",
+        "SELECT a FROM t /* ORDER BY a */",
+        "SELECT a FROM t /* ORDER BY a",
+        "SELECT a AS `ORDER BY`, b AS [ORDER BY] FROM t",
+        "SELECT a FROM (SELECT a FROM t ORDER BY b LIMIT 3)",
+        "WITH s AS (SELECT a FROM t ORDER BY b LIMIT (1 + 1)) SELECT a FROM s",
+        "SELECT a, rank() OVER (ORDER BY b) FROM t",
+    ],
+)
+def test_a_query_that_does_not(query: str) -> None:
+    assert not has_order(query)
 
 
 def test_build_metric(database: sqlite3.Connection) -> None:

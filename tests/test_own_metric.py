@@ -30,6 +30,14 @@ def fails(prediction, reference, fields):
 
 def one(prediction):
     return True
+
+def huge(prediction, reference, fields):
+    return 10**400
+
+def loss(prediction, reference, fields):
+    return True
+
+score_low = score_high = score_gain = score_p = perplexity = loss
 """
 
 
@@ -53,6 +61,7 @@ def test_it_says_yes_no_or_how_much(file):
     [
         ("words", "a", "gave 'yes'"),
         ("nothing", "a", "gave nan"),
+        ("huge", "a", "gave 1000"),
         ("fails", "", r"raised ZeroDivisionError.*mine\.py:\d+"),
         ("right", "a", "raised KeyError: 'wanted'"),
     ],
@@ -72,10 +81,15 @@ def test_what_it_does_wrong_is_told(file, name, answer, said):
         ("nowhere.py:score", "there is no file"),
         (
             "mine.py:skore",
-            "has no function skore. It has: fails, nothing, one, right, score, words",
+            "has no function skore. It has: fails, huge, loss, nothing, one, perplexity, right, "
+            "score, score_gain, score_high, score_low, score_p, words",
         ),
         ("mine.py:LIMIT", "has no function LIMIT"),
         ("mine.py:one", "prediction, reference, fields"),
+        *(
+            (f"mine.py:{name}", f"a metric cannot be called {name}: loss, perplexity and names")
+            for name in ("loss", "perplexity", "score_low", "score_high", "score_gain", "score_p")
+        ),
         ("broken.py:x", "cannot be imported: SyntaxError"),
         ("ends.py:x", "cannot be imported: SystemExit"),
     ],

@@ -81,3 +81,15 @@ def test_a_busy_machine_is_said(place, capsys, monkeypatch, load, said):
     out, err = capsys.readouterr()
     assert ("threads=1 is then often faster" in err) == said
     assert "change it   python train.py --config-dir run --config-name config lora.rank=32" in out
+
+
+def test_a_run_whose_tokenizer_writes_its_chats_in_python_is_used_again(place, monkeypatch):
+    monkeypatch.setenv("MLX_FT_CACHE", str(place / "cache"))  # it remembers tokenizers
+    for module in ("render", "template"):
+        monkeypatch.setattr(f"mlx_ft.data.{module}.written_by_hand", lambda _: True)
+    rows(place / "rows.jsonl", 30)
+    assert main(job("data.metric=none")) == 0
+    assert not (place / "run/adapter/chat_template.jinja").exists()
+    (place / "run/adapter/chat_template.jinja").touch()  # as earlier versions did
+    again = mlx_ft.evaluate("run")
+    assert again.loss == pytest.approx(summary(place / "run")["val_loss_after"], rel=1e-5)

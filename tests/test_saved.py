@@ -147,3 +147,46 @@ def test_a_hub_dataset_and_a_template_file_of_a_run_elsewhere(tmp_path):
         str(start / "mine.jsonl"),
     ]
     assert data.template == str(start / "my.jinja")
+
+
+@pytest.mark.parametrize(
+    ("content", "template"),
+    [
+        (None, None),
+        (b"", None),  # the tokenizer writes its chats in Python
+        (b"{{ messages }}", "{{ messages }}"),
+        (b"{% for turn in messages %}{% endfor %}", "{% for turn in messages %}{% endfor %}"),
+    ],
+)
+def test_the_template_of_a_run(content, template):
+    run = write_run(Path("run"))
+    if content is not None:
+        (run / "adapter/chat_template.jinja").write_bytes(content)
+    assert find_run(run).template == template
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff{{ messages }}", "cannot be read: UnicodeDecodeError"),
+        (b"chatml", "holds no chat template"),
+        (b"/elsewhere/mine.jinja", "holds no chat template"),
+    ],
+)
+def test_what_is_no_template_is_refused(content, said):
+    run = write_run(Path("run"))
+    (run / "adapter/chat_template.jinja").write_bytes(content)
+    with pytest.raises(AdapterError, match=f"chat_template.jinja {said}"):
+        find_run(run).template  # noqa: B018
+
+
+@pytest.mark.parametrize("place", ["adapter", "checkpoints/step-000020"])
+def test_a_run_that_has_not_ended_knows_its_system_message(place):
+    run = write_run(Path("run"))
+    (run / "summary.json").unlink()
+    (run / place).mkdir(parents=True, exist_ok=True)
+    about = {"mlx_ft": {"base_model": "embedded", "system_prompt": "Be brief."}}
+    (run / place / "adapter_config.json").write_text(json.dumps(about))
+    assert find_run(run / place).summary["system_prompt"] == "Be brief."
+    (run / "summary.json").write_text(json.dumps({"system_prompt": "Be long."}))
+    assert find_run(run / place).summary["system_prompt"] == "Be long."

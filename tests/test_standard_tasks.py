@@ -11,8 +11,10 @@ import pytest
 
 import mlx_ft
 from mlx_ft import cli, standard_tasks
+from mlx_ft.data import template
 from mlx_ft.errors import ConfigError, MlxFtError, UserError
 from mlx_ft.standard_tasks import Figure
+from tests.models import tiny
 
 CHOICES = [("say 1 ", "abc"), ("say 1 ", "zz"), ("What? ", "a")]
 
@@ -64,6 +66,23 @@ def test_choices_are_scored_by_the_model(lm_eval):
     assert [figure.error for figure in found] == [0.25, None, None]
     expected = [by_hand(tuned, *pair) for pair in CHOICES]
     assert [figure.value for figure in found] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("choice", [None, tiny.TEMPLATE, "plain"])
+def test_only_a_template_of_the_model_or_the_run_is_used(lm_eval, choice):
+    seen = []
+
+    def simple_evaluate(*, model, apply_chat_template, **_):
+        seen.append((model.use_chat_template, apply_chat_template))
+        return {"results": {"mine": {"acc,none": 1.0}}}
+
+    lm_eval.simple_evaluate = simple_evaluate
+    tuned = mlx_ft.load("outputs/runs/one")
+    tuned.tokenizer.chat_template = None
+    if choice is not None:  # of a model without one `plain` becomes the template
+        template.install(tuned.tokenizer, None if choice == "plain" else choice)
+    standard_tasks.run(tuned.model, tuned.tokenizer, ["mine"])
+    assert seen == [(choice == tiny.TEMPLATE,) * 2]
 
 
 def test_answers_are_generated_up_to_a_stop(lm_eval):

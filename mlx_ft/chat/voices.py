@@ -8,13 +8,13 @@ from typing import Any
 
 from mlx_ft import adapter_folder, api
 from mlx_ft.api import Tuned
-from mlx_ft.config.schema import ModelConfig
 from mlx_ft.data import template
 from mlx_ft.engine.engine import Engine, Limits
 from mlx_ft.errors import AdapterError
 from mlx_ft.models import load as models
 from mlx_ft.models.load import Located
 from mlx_ft.models.tokenizer import load_tokenizer
+from mlx_ft.same_base import is_same, said
 from mlx_ft.saved import SavedRun, find_run
 
 BASE = "base"
@@ -90,10 +90,10 @@ class Voices:
 
     def _check(self, run: SavedRun) -> None:
         ours, theirs = self._loaded.run.config.model, run.config.model
-        if run is not self.run and not _is_same(ours, theirs):
+        if run is not self.run and not is_same(ours, theirs):
             raise AdapterError(
-                f"{run.name} is of another base model ({_said(theirs)}) than this chat's "
-                f"({_said(ours)}). For a chat with it: mlx-ft chat --run {run.folder}"
+                f"{run.name} is of another base model ({said(theirs)}) than this chat's "
+                f"({said(ours)}). For a chat with it: mlx-ft chat --run {run.folder}"
             )
         if adapter_folder.is_adapter(run.adapter):  # else the engine says what is missing
             weights = models.weights_digest(self.located)
@@ -112,22 +112,6 @@ class Voices:
     def close(self) -> None:
         """End the engine's thread."""
         self.engine.close(drain=False, timeout=5)
-
-
-def _is_same(one: ModelConfig, other: ModelConfig) -> bool:
-    """Whether two name one base model; nothing is downloaded to find out."""
-    if one.quantize != other.quantize:
-        return False
-    if one.path == other.path:
-        return one.revision == other.revision or None in (one.revision, other.revision)
-    try:
-        return Path(one.path).expanduser().samefile(Path(other.path).expanduser())
-    except (OSError, RuntimeError):  # one is not there, or no folder at all
-        return False
-
-
-def _said(model: ModelConfig) -> str:
-    return f"{model.path}, quantized" if model.quantize else model.path
 
 
 def _key(folder: Path) -> str:
