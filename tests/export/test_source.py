@@ -7,8 +7,8 @@ import pytest
 
 from mlx_ft import lora
 from mlx_ft.cli import main
-from mlx_ft.errors import AdapterError
-from mlx_ft.export import source, targets
+from mlx_ft.errors import AdapterError, OutputError
+from mlx_ft.export import llama_cpp, source, targets
 from mlx_ft.export.options import Options
 from mlx_ft.models.load import weights_digest
 from mlx_ft.models.read import read_model
@@ -117,6 +117,24 @@ def test_a_template_that_is_not_utf_8_is_told(here, capsys):
     (here / "adapter" / "chat_template.jinja").write_bytes(b"{{ m }}\xff")
     assert main(["fuse", "adapter", "--out", "out", "--no-measure"]) == 2
     assert "chat_template.jinja is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_gguf_file_over_an_empty_folder_is_refused_before_the_base_is_looked_for(here):
+    pytest.importorskip("gguf")
+    (here / "m.gguf").mkdir()
+    shutil.rmtree(here / "model")
+    found = source.find("adapter", "nowhere/at_all")
+    with pytest.raises(OutputError, match="is there already"):
+        llama_cpp.to_gguf(found, Options(here / "m.gguf"))
+
+
+def test_generation_settings_that_cannot_be_read_are_left_out(here, caplog):
+    (here / "model" / "generation_config.json").write_text("{")
+    options = Options(here / "out", measure=False, say=lambda _: None)
+    targets.fuse(source.find("adapter"), options)
+    assert "generation_config.json cannot be read and is left out" in caplog.text
+    made = json.loads((here / "out" / "generation_config.json").read_text())
+    assert made.keys() == {"eos_token_id"}
 
 
 def test_the_old_base_s_revision_is_not_said_of_a_new_one(here):
