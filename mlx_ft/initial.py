@@ -47,9 +47,9 @@ def find(config: LoraConfig) -> Start | None:
         faults.append(f"lora.rank: found {config.rank}; the adapter has {adapter.rank}")
     if not math.isclose(lora.scale(config), adapter.scale, rel_tol=1e-6):
         faults.append(
-            f"lora.alpha, lora.scaling: found {config.alpha:g}, {config.scaling}, a scale of "
-            f"{lora.scale(config):g}; the adapter has {adapter.scale:g}: lora.scaling=standard "
-            f"lora.alpha={adapter.scale * adapter.rank:g}"
+            f"lora.alpha, lora.scaling: found {config.alpha}, {config.scaling}, a scale of "
+            f"{lora.scale(config)}; the adapter has {adapter.scale}: lora.scaling=standard "
+            f"lora.alpha={adapter.scale * adapter.rank}"
         )
     if faults:
         raise AdapterError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "adapters.safetensors"
 SETTINGS = "adapter_config.json"
+MAX_RANK = 4096
 
 # A group is told by the name of the module that holds the projection, across model families.
 GROUPS = {
@@ -271,19 +273,42 @@ def read_settings(folder: Path) -> tuple[Adapter, dict[str, Any]]:
         raise AdapterError(f"{folder} is not an adapter folder", faults)
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        wanted = settings["lora_parameters"]
-        adapter = Adapter(
-            int(wanted["rank"]),
-            float(wanted["scale"]),
-            float(wanted["dropout"]),
-            int(settings["num_layers"]),
-            tuple(map(str, wanted.get("keys") or ())),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        wanted, count = settings["lora_parameters"], settings["num_layers"]
+        numbers = {name: wanted[name] for name in ("rank", "scale", "dropout")}
+        keys = tuple(map(str, wanted.get("keys") or ()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AdapterError(
             f"{folder / SETTINGS} is not a LoRA description: {type(error).__name__}: {error}"
         ) from None
-    return adapter, settings
+    faults = number_faults(numbers)
+    if not _is_number(count) or count != int(count):
+        faults.append(f"num_layers: found {count!r:.40}; expected a whole number")
+    if faults:
+        raise AdapterError(f"{folder / SETTINGS} is not a LoRA description:", faults)
+    rank, scale, dropout = numbers.values()
+    return Adapter(int(rank), float(scale), float(dropout), int(count), keys), settings
+
+
+def number_faults(numbers: Mapping[str, Any]) -> list[str]:
+    """What is wrong with an adapter's numbers, as they were read from a file.
+
+    numbers: rank, scale (or alpha) and dropout in this order, by the names that the file has.
+    """
+    (rank, r), (scale, s), (dropout, p) = numbers.items()
+    faults = []
+    if not (_is_number(r) and 1 <= r <= MAX_RANK and r == int(r)):
+        faults.append(f"{rank}: found {r!r:.40}; expected a whole number from 1 to {MAX_RANK}")
+    if not _is_number(s):
+        faults.append(f"{scale}: found {s!r:.40}; expected a finite number")
+    if not (_is_number(p) and 0 <= p < 1):
+        faults.append(f"{dropout}: found {p!r:.40}; expected at least 0 and less than 1")
+    return faults
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number; JSON's readers take NaN, Infinity and 10**400 for some."""
+    is_kind = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_kind and abs(value) <= sys.float_info.max
 
 
 def load(model: nn.Module, folder: Path) -> Adapter:

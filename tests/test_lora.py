@@ -266,6 +266,43 @@ def test_broken_folders(
         lora.load(tiny.build(), tmp_path)
 
 
+GOOD = {"rank": 4, "scale": 2.0, "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "faults"),
+    [
+        ({"rank": math.inf}, ["rank: found inf; expected a whole number from 1 to 4096"]),
+        ({"rank": -1}, ["rank: found -1"]),
+        ({"rank": 0.5, "scale": math.nan}, ["rank: found 0.5", "scale: found nan"]),
+        ({"rank": True, "scale": "2"}, ["rank: found True", "scale: found '2'"]),
+        ({"scale": 10**400}, ["scale: found 1000"]),
+        ({"dropout": 1.0}, ["dropout: found 1.0; expected at least 0 and less than 1"]),
+        ({"dropout": -0.1, "rank": 4097}, ["rank: found 4097", "dropout: found -0.1"]),
+    ],
+)
+def test_numbers_that_no_adapter_has_are_all_named(tmp_path: Path, changes, faults) -> None:
+    (tmp_path / lora.WEIGHTS).write_bytes(b"")
+    file = tmp_path / lora.SETTINGS
+    file.write_text(json.dumps({"num_layers": 1, "lora_parameters": GOOD}))
+    lora.read_settings(tmp_path)
+    wrong = {"num_layers": math.inf, "lora_parameters": GOOD | changes}
+    file.write_text(json.dumps(wrong))
+    with pytest.raises(AdapterError, match="is not a LoRA description") as error:
+        lora.read_settings(tmp_path)
+    expected = [*faults, "num_layers: found inf"]
+    assert [
+        line[: len(start)] for line, start in zip(error.value.faults, expected, strict=True)
+    ] == expected
+
+
+def test_settings_nested_without_end(tmp_path: Path) -> None:
+    (tmp_path / lora.WEIGHTS).write_bytes(b"")
+    (tmp_path / lora.SETTINGS).write_text("[" * 200_000)
+    with pytest.raises(AdapterError, match="RecursionError"):
+        lora.read_settings(tmp_path)
+
+
 def test_truncated_weights(tmp_path: Path) -> None:
     model, adapter = adapted()
     lora.save(lora.parameters(model), adapter, tmp_path, {})

@@ -12,7 +12,7 @@ from typing import Any
 from mlx_ft.data.jinja import RenderError, Template, compile_template
 from mlx_ft.data.render import PLAIN_TEMPLATE, control_tokens, thinking, written_by_hand
 from mlx_ft.data.tokens import Tokenizer
-from mlx_ft.errors import ConfigError
+from mlx_ft.errors import AdapterError, ConfigError
 
 EOS = "{{ eos_token }}"
 BOS = "{{ bos_token }}"
@@ -52,7 +52,7 @@ def install(tokenizer: Tokenizer, choice: str | None) -> TemplateChoice:
         name, text = _own(tokenizer, notes)
     elif choice in NAMED:
         name, text = choice, named(choice, tokenizer, notes)
-    elif "{{" in choice or "{%" in choice:
+    elif is_jinja(choice):
         name, text = "custom", choice
     else:
         name, text = choice, _file(choice)
@@ -61,6 +61,24 @@ def install(tokenizer: Tokenizer, choice: str | None) -> TemplateChoice:
     chosen = TemplateChoice(name, text, " ".join(notes) or None, stop)
     put(tokenizer, chosen)
     return chosen
+
+
+def install_text(tokenizer: Tokenizer, text: str, where: str) -> TemplateChoice:
+    """The same for a text that came with an adapter: never taken for a name or a path.
+
+    where: what it came with. Raises AdapterError for what is no Jinja, else as `install`.
+    """
+    if not is_jinja(text):
+        raise AdapterError(
+            f"the chat template of {where} is no Jinja: neither {{{{ nor {{% is in it. Put the "
+            "template's own text there, or take the file away"
+        )
+    return install(tokenizer, text)
+
+
+def is_jinja(text: str) -> bool:
+    """Whether it is a template itself, and not a name or a path."""
+    return "{{" in text or "{%" in text
 
 
 def put(tokenizer: Tokenizer, chosen: TemplateChoice) -> None:

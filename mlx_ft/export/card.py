@@ -74,7 +74,7 @@ def _front(card: Card) -> str:
 
 def _about(card: Card, source: Source) -> list[tuple[str, str]]:
     adapter = card.adapter
-    revision = source.about.get("base_revision")
+    revision = source.revision
     step = source.about.get("step")
     rows = [
         ("base model", card.base),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from mlx_ft import durable
 from mlx_ft.export import tensors
 from mlx_ft.export.fuse import Fused
+
+logger = logging.getLogger(__name__)
 
 # Data only: a folder may hold code beside them, which is not taken along.
 TOKENIZER_FILES = (
@@ -33,7 +36,11 @@ def write(folder: Path, fused: Fused, base: Path, template: str, ends: list[int]
     config = _ending(fused.config, ends)
     _write_json(folder / "config.json", config)
     generation = base / GENERATION
-    settings = _read_json(generation) if generation.is_file() else {}
+    try:
+        settings = _read_json(generation) if generation.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be read and is left out: %s", generation, error)
+        settings = {}
     # mlx-lm and transformers believe this file before the other one.
     _write_json(folder / GENERATION, _ending(settings, _ends(config)))
     copy_tokenizer(base, folder, template)

@@ -49,13 +49,13 @@ def to_ollama(source: Source, options: Options) -> None:
 
 def _write(source: Source, options: Options, modelfile: str | None) -> None:
     """modelfile: its text; None: none is wanted."""
-    place.check_free(options.out)
+    alone = options.out.suffix == ".gguf" and modelfile is None
+    place.check_free(options.out, file=alone)
     gguf_file.package()
     located = source.locate()
     tokenizer = load_tokenizer(located)
     words = _words(located, tokenizer, source.install(tokenizer))
     file, kind = f"{options.title}.gguf", options.dtype or "float16"
-    alone = options.out.suffix == ".gguf" and modelfile is None
     computed = source.config.memory_profile.compute_dtype
     fused = fusing.fuse(
         located, source.config.model, source.adapter, dtype="float32", computed=computed

@@ -103,14 +103,15 @@ def read(folder: Path) -> tuple[lora.Adapter, dict[str, np.ndarray], dict[str, A
         raise AdapterError(f"{folder} is not a PEFT adapter", faults)
     try:
         settings = json.loads((folder / SETTINGS).read_text("utf-8"))
-        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
-        dropout = float(settings.get("lora_dropout") or 0.0)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rank, alpha = settings["r"], settings["lora_alpha"]
+        dropout = settings.get("lora_dropout") or 0.0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AdapterError(
             f"{folder / SETTINGS} is not a LoRA description: {type(error).__name__}: {error}"
         ) from None
     arrays = read_arrays(folder / WEIGHTS)
-    faults = _refused(settings, rank) + _shapes(arrays, rank)
+    faults = lora.number_faults({"r": rank, "lora_alpha": alpha, "lora_dropout": dropout})
+    faults += _refused(settings) + ([] if faults else _shapes(arrays, rank))
     if faults:
         raise AdapterError(f"the PEFT adapter in {folder} cannot be taken over:", faults)
     found = {_ours(name): np.ascontiguousarray(array.T) for name, array in arrays.items()}
@@ -119,7 +120,7 @@ def read(folder: Path) -> tuple[lora.Adapter, dict[str, np.ndarray], dict[str, A
     keys = tuple(sorted({match.group(3) for match in names}))
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     # How many there are in all only the model knows: `fit` counts from the last.
-    return lora.Adapter(rank, scale, dropout, layers[0], keys), found, settings
+    return lora.Adapter(int(rank), scale, float(dropout), layers[0], keys), found, settings
 
 
 def fit(adapter: lora.Adapter, arrays: Mapping[str, np.ndarray], layers: int) -> lora.Adapter:
@@ -189,7 +190,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise AdapterError(f"{path} cannot be read: {error}") from None
 
 
-def _refused(settings: Mapping[str, Any], rank: int) -> list[str]:
+def _refused(settings: Mapping[str, Any]) -> list[str]:
     faults = [
         f"{key}: found {settings[key]!r}; expected {good[0]!r}"
         for key, good in PLAIN.items()
@@ -197,7 +198,7 @@ def _refused(settings: Mapping[str, Any], rank: int) -> list[str]:
     ]
     if (kind := str(settings.get("peft_type", "LORA"))) != "LORA":
         faults.append(f"peft_type: found {kind!r}; expected 'LORA'")
-    return faults + ([f"r: found {rank}; expected 1 or more"] if rank < 1 else [])
+    return faults
 
 
 def _shapes(arrays: Mapping[str, np.ndarray], rank: int) -> list[str]:

@@ -12,11 +12,11 @@ from mlx_ft import durable
 from mlx_ft.errors import OutputError, StorageError
 
 
-def check_free(target: Path) -> None:
-    """Raise OutputError when something is there; an empty folder is nothing."""
+def check_free(target: Path, *, file: bool = False) -> None:
+    """Raise OutputError when something is there; an empty folder is nothing, except to a file."""
     try:
         taken = target.is_symlink() or target.exists()
-        if taken and target.is_dir():
+        if taken and target.is_dir() and not file:
             taken = any(target.iterdir())
     except OSError as error:
         raise OutputError(f"--out: {target} cannot be used: {error.strerror or error}") from None
@@ -33,7 +33,7 @@ def appearing(target: Path, *, file: bool = False) -> Iterator[Path]:
     fails; nothing is left then.
     """
     target = target.expanduser().absolute()
-    check_free(target)
+    check_free(target, file=file)
     scratch = target.with_name(f".{target.name}{durable.PARTIAL}")
     shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
     try:
@@ -61,6 +61,6 @@ def _publish(made: Path, target: Path) -> None:
                 durable.sync(descriptor)
             finally:
                 os.close(descriptor)
-    check_free(target)  # it may have been taken meanwhile
+    check_free(target, file=made.is_file())  # it may have been taken meanwhile
     made.rename(target)
     durable.sync_folder(target.parent)

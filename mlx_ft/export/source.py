@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlx_ft import lora, memory, runtime
+from mlx_ft import adapter_folder, lora, memory, runtime
 from mlx_ft.config.schema import Config, ModelConfig, PathsConfig
 from mlx_ft.data import template
 from mlx_ft.data.template import TemplateChoice
 from mlx_ft.errors import AdapterError
+from mlx_ft.export import rows
 from mlx_ft.models import load as models
+from mlx_ft.models.folder import read_config
 from mlx_ft.saved import TEMPLATE, SavedRun, find_run, open_run
 
 
@@ -21,7 +25,8 @@ class Source:
     """An adapter's folder and its run's configuration, every `auto` resolved.
 
     run: None for an adapter that has no run folder around it; `config` then says only which model.
-    about: what the adapter's own settings say of where it comes from.
+    about: what the adapter's own settings say of where it comes from. base_given: the base model
+    was named by the user.
     """
 
     adapter: Path
@@ -29,6 +34,7 @@ class Source:
     run: SavedRun | None
     about: Mapping[str, Any]
     device: str
+    base_given: bool = False
 
     @property
     def cache_dir(self) -> Path:
@@ -37,22 +43,51 @@ class Source:
 
     @property
     def template(self) -> str | None:
-        """The chat template that the adapter was trained with, as `template.install` takes it."""
-        try:
-            # Empty: the tokenizer writes its chats in Python.
-            return (self.adapter / TEMPLATE).read_text("utf-8") or None
-        except OSError:
-            return None if self.run is None else self.run.template
+        """The chat template that the adapter was trained with, as `template.install` takes it.
+
+        Raises AdapterError.
+        """
+        text = self._saved_template
+        if text is not None:
+            return text or None  # empty: the tokenizer writes its chats in Python
+        return None if self.run is None else self.run.config.data.template
+
+    @cached_property
+    def _saved_template(self) -> str | None:
+        """The one that lies with the adapter, or with its run's."""
+        folders = [self.adapter, *([] if self.run is None else [self.run.adapter])]
+        texts = (read_template(folder) for folder in folders)
+        return next((text for text in texts if text is not None), None)
 
     @property
     def system_prompt(self) -> str | None:
         """The system message that all training rows shared."""
         found = None if self.run is None else self.run.summary.get("system_prompt")
-        return found if isinstance(found, str) and found else None
+        if isinstance(found, str) and found:
+            return found
+        return adapter_folder.origin(self.adapter).system_prompt
+
+    @property
+    def revision(self) -> str | None:
+        """Of the base that the adapter was trained on; None where another one was named."""
+        found = None if self.base_given else self.about.get("base_revision")
+        return found if isinstance(found, str) else None
 
     def locate(self) -> models.Located:
-        """The base model's files. Raises ModelError."""
-        return models.locate(self.config.model, self.cache_dir)
+        """The base model's files, held against what the adapter was trained on.
+
+        Raises ModelError, AdapterError.
+        """
+        return self._located
+
+    @cached_property
+    def _located(self) -> models.Located:
+        located = models.locate(self.config.model, self.cache_dir)
+        weights = models.weights_digest(located)
+        adapter_folder.check_base(self.adapter, weights, insisted=self.base_given)
+        if self.base_given:
+            _check_order(self.adapter, self.about, located)
+        return located
 
     def load(self, located: models.Located) -> models.Loaded:
         """The base as the run computed with it, with the adapter on."""
@@ -72,14 +107,16 @@ class Source:
 
     def install(self, tokenizer: Any) -> TemplateChoice:
         """Give the tokenizer the adapter's chat template."""
+        if self._saved_template:
+            return template.install_text(tokenizer, self._saved_template, f"{self.adapter}")
         return template.install(tokenizer, self.template)
 
 
 def find(reference: str | None, model: str | None = None) -> Source:
     """What `reference` names: a run as for `find_run`, an adapter's folder, or a checkpoint's.
 
-    model: the base in place of the one that is recorded, as for `model.path`. Raises AdapterError,
-    ModelError.
+    model: the base in place of the one that is recorded, by recipe or as for `model.path`. Raises
+    AdapterError, ModelError.
     """
     adapter = None if reference is None else _adapter_folder(reference)
     if adapter is None:
@@ -91,11 +128,22 @@ def find(reference: str | None, model: str | None = None) -> Source:
     _, settings = lora.read_settings(adapter)
     about = settings.get("mlx_ft")
     about = about if isinstance(about, dict) else {}
-    config = _bare(adapter, about, model) if run is None else run.config
+    config = _bare(adapter, model) if run is None else run.config
     if run is not None and model is not None:
-        config = replace(config, model=replace(config.model, path=model, revision=None))
+        config = replace(config, model=adapter_folder.named(model, config.model))
     device = runtime.select_device(config.device)
-    return Source(adapter, memory.resolve(config, device), run, about, device)
+    resolved = memory.resolve(config, device)
+    return Source(adapter, resolved, run, about, device, base_given=model is not None)
+
+
+def read_template(folder: Path) -> str | None:
+    """The chat template that lies with an adapter, None without one. Raises AdapterError."""
+    try:
+        return (folder / TEMPLATE).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise AdapterError(f"{folder / TEMPLATE} is not UTF-8: save it as UTF-8") from error
+    except OSError:
+        return None
 
 
 def _adapter_folder(reference: str) -> Path | None:
@@ -116,24 +164,38 @@ def _run_around(adapter: Path) -> SavedRun | None:
     return None if found is None else open_run(found)
 
 
-def _bare(adapter: Path, about: Mapping[str, Any], model: str | None) -> Config:
-    path = model or about.get("base_model")
-    if not isinstance(path, str):
-        raise AdapterError(
-            f"{adapter / lora.SETTINGS} does not say which model the adapter belongs to. "
-            "Name it: --model MODEL (embedded, a folder, a .gguf file or a name on the hub)"
-        )
-    revision = about.get("base_revision") if model is None else None
+def _bare(adapter: Path, model: str | None) -> Config:
     return Config(
-        model=ModelConfig(path=path, revision=_revision(path, revision)),
+        model=adapter_folder.base_of(adapter, model),
         paths=PathsConfig(cache_dir=str(runtime.default_cache_dir())),
     )
 
 
-def _revision(path: str, revision: Any) -> str | None:
-    """Only a hub repository has revisions; of the embedded model a package's version is kept."""
-    from mlx_ft.models import hub
+def _check_order(adapter: Path, about: Mapping[str, Any], located: models.Located) -> None:
+    """Raise AdapterError for a base whose rows of q and k lie in another order than before."""
+    keys = lora.read_settings(adapter)[0].keys  # none: all projections
+    moved = not keys or any(key.rpartition(".")[2] in rows.HEADS for key in keys)
+    if not moved or located.config.get("model_type") not in rows.FAMILIES:
+        return
+    base = adapter_folder.origin(adapter).base or str(about.get("base_name", ""))
+    was, found = _was_in_pairs(base, about.get("base_revision")), rows.in_pairs(located.config)
+    if was in (None, found):
+        return
+    words = {True: "in pairs, as GGUF has them", False: "in halves, as transformers has them"}
+    raise AdapterError(
+        f"the adapter in {adapter} was trained on {base}, whose rows of q and k lie "
+        f"{words[not found]}; {located.name} has them {words[found]}, and together they would be "
+        "scrambled. Leave --model off; --base NAME says what the base is called on the hub"
+    )
 
-    if path == "embedded" or not isinstance(revision, str):
-        return None
-    return revision if hub.classify(path)[0] == "hub" else None
+
+def _was_in_pairs(base: str, revision: Any) -> bool | None:
+    """The order of a Llama that an adapter was trained on; None: nobody knows."""
+    if base == "embedded":  # a package has a version; its copy on the hub a commit
+        return re.fullmatch(r"[0-9a-f]{40}", str(revision)) is None
+    if base.endswith(".gguf"):
+        return True
+    config = read_config(Path(base))[0] if base else None
+    if config is not None:
+        return rows.in_pairs(config)
+    return False if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) else None  # a name on the hub

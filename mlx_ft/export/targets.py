@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ft import durable, lora
+from mlx_ft.data.template import is_jinja
 from mlx_ft.errors import ModelError
 from mlx_ft.export import folder, peft, place
 from mlx_ft.export import fuse as fusing
@@ -120,7 +121,8 @@ def to_mlx(source: Source, options: Options) -> None:
     if base.on_hub:
         arrays = peft.for_transformers(arrays, located.config)
     weights = {name: mx.array(array) for name, array in arrays.items()}
-    about = {key: source.about[key] for key in ("step", "base_revision") if key in source.about}
+    about = {"step": source.about.get("step"), "base_revision": source.revision}
+    about = {key: value for key, value in about.items() if value is not None}
     files = lora.saved_files(weights, adapter, {"base_name": base.name, **about})
     use = "sh", f'mlx_lm.generate --model {base.name} --adapter-path {options.out.name} --prompt ""'
     _write_adapter(source, options, located, base, files, ("mlx adapter", use))
@@ -140,7 +142,7 @@ def _write_adapter(
     with place.appearing(options.out) as made:
         for name, content in files.items():
             durable.write(made / name, content)
-        if template is not None and "{" in template:  # else it is one of ours by name
+        if template is not None and is_jinja(template):  # else it is one of ours by name
             durable.write(made / folder.TEMPLATE, template.encode())
         facts = [("base as trained on", _trained_on(source, located))]
         about = Card(kind[0], base.name, base.on_hub, adapter, kind[1], facts)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import ModelError
-from mlx_ft.models import gguf, hub
+from mlx_ft.models import gguf, hub, rotary
 from mlx_ft.models.folder import config_faults, read_config
 from mlx_ft.models.gguf_header import read_header
 
@@ -84,7 +84,7 @@ def _read(file: Path) -> Mapping[str, Any]:
         raise ModelError(f"--config: {file} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise ModelError(f"--config: {file} holds a {type(content).__name__}, expected an object")
-    return content
+    return rotary.settled(content)
 
 
 def _known(model: ModelConfig) -> Mapping[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlx_ft.errors import ModelError
+from mlx_ft.models import rotary
+from mlx_ft.models.known import model_types
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model*.safetensors"  # what mlx-lm reads
@@ -18,8 +18,6 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
 MAX_HEADER = 100_000_000  # the limit of the safetensors format
 
-# Files of mlx_lm/models that hold parts of models.
-NO_MODELS = ("activations", "base", "bitlinear_layers", "cache", "gated_delta", "mla", "pipeline")
 QUANT_METHODS = ("bitnet", "mxfp4", "mxfp8", "fp8", "compressed-tensors", "modelopt", "awq", "gptq")
 CONVERSION = (
     "pickled weights can run code when they are opened and are not read. Convert them on a "
@@ -46,7 +44,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The content of config.json or None, and what is wrong with it."""
+    """The content of config.json, `rotary.settled`, or None, and what is wrong with it."""
     path = folder / "config.json"
     try:
         if not path.is_file():
@@ -56,7 +54,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         return None, [f"config.json cannot be read: {error}"]
     if not isinstance(config, dict):
         return None, [f"config.json holds a {type(config).__name__}, expected an object"]
-    return config, []
+    return rotary.settled(config), []
 
 
 def config_faults(config: dict[str, Any]) -> list[str]:
@@ -79,7 +77,7 @@ def config_faults(config: dict[str, Any]) -> list[str]:
         near = difflib.get_close_matches(model_type, known, n=5, cutoff=0.5)
         hint = f"near it are {', '.join(near)}" if near else f"it knows {len(known)} others"
         faults.append(f"config.json: mlx-lm has no model_type {model_type!r}; {hint}")
-    return faults + _quantization_faults(config)
+    return faults + rotary.faults(config) + _quantization_faults(config)
 
 
 def _quantization_faults(config: dict[str, Any]) -> list[str]:
@@ -133,24 +131,6 @@ def unused_code(folder: Path, config: dict[str, Any]) -> list[str]:
         own = "transformers' own tokenizer is used"
         texts.append(f"tokenizer_config.json names code (auto_map), which is not run: {own}")
     return texts
-
-
-def model_types() -> list[str]:
-    """Every model_type that the installed mlx-lm loads, found without importing it."""
-    spec = importlib.util.find_spec("mlx_lm")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError("mlx-lm is not installed: pip install mlx-lm")
-    package = Path(spec.submodule_search_locations[0])
-    files = {path.stem for path in (package / "models").glob("*.py")}
-    return sorted((files | _remapped(package)) - {*NO_MODELS, "__init__"})
-
-
-def _remapped(package: Path) -> set[str]:
-    """mlx-lm's MODEL_REMAPPING: names of model types that another file serves."""
-    for node in ast.parse((package / "utils.py").read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODEL_REMAPPING":
-            return set(ast.literal_eval(node.value))
-    return set()
 
 
 def weight_faults(folder: Path) -> list[str]:

@@ -165,6 +165,8 @@ def config_of(header: Header) -> dict[str, Any]:
         "rope_theta": _plain(header.metadata.get(f"{family}.rope.freq_base", 10000.0)),
         "dtype": "float16",
     }
+    if model_type == "llama":
+        config |= _unusual(config, header.metadata.get(f"{family}.attention.key_length"), names)
     for name in ("bos", "eos"):
         token_id = header.metadata.get(f"tokenizer.ggml.{name}_token_id")
         if token_id is not None:
@@ -172,6 +174,15 @@ def config_of(header: Header) -> dict[str, Any]:
     if quantization := _quantization(header):
         config["quantization"] = config["quantization_config"] = quantization
     return config
+
+
+def _unusual(config: dict[str, Any], width: Any, names: set[str]) -> dict[str, Any]:
+    """What a Llama's config.json says only where it is not as usual. width: of a head."""
+    found: dict[str, Any] = {}
+    if width is not None and width * config["num_attention_heads"] != config["hidden_size"]:
+        found["head_dim"] = width
+    biases = {"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"}
+    return found | {key: True for key, name in biases.items() if name in names}
 
 
 def _quantization(header: Header) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft.errors import ModelError
+from mlx_ft.models import rotary
 from mlx_ft.models.importing import import_mlx_lm, import_models
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def read_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     from mlx_lm.utils import _get_classes, load_model
 
     def classes(config: dict[str, Any]) -> tuple[type, type]:
+        config |= rotary.settled(config)  # before its arguments are made of it
         model_class, arguments_class = _get_classes(config)
         return _checked(model_class, folder), arguments_class
 

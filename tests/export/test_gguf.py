@@ -56,6 +56,15 @@ def test_what_is_written_computes_what_base_and_adapter_do(tmp_path, config, kin
     assert relative(small.logits(read(path, tmp_path)), small.logits(model)) < bound
 
 
+@pytest.mark.parametrize(
+    "changes", [{"head_dim": 32}, {"attention_bias": True}, {"mlp_bias": True}]
+)
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+def test_wide_heads_and_biases_come_back(tmp_path, changes, model_type):
+    model, path = write(tmp_path, {**small.LLAMA, "model_type": model_type, **changes})
+    assert relative(small.logits(read(path, tmp_path)), small.logits(model)) < 1e-5
+
+
 def test_numbers_and_words(tmp_path):
     _, path = write(tmp_path, kind="q8_0")
     found = read_header(path).metadata

@@ -93,7 +93,7 @@ def test_families_with_other_names_are_refused(saved):
         ({"peft_type": "IA3"}, "peft_type"),
         ({"r": 0}, "r: found 0"),
         ({"r": 4}, "expected rank 4"),
-        ({"r": "many"}, "not a LoRA description"),
+        ({"r": "many"}, "r: found 'many'; expected a whole number from 1 to 4096"),
     ],
 )
 def test_settings_that_mean_something_else_are_refused(saved, tmp_path, settings, fault):

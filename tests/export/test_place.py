@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_ft.errors import OutputError, StorageError
-from mlx_ft.export.place import appearing
+from mlx_ft.export.place import appearing, check_free
 
 
 def test_a_folder_appears_whole(tmp_path):
@@ -73,3 +73,14 @@ def test_what_a_killed_process_left_is_replaced(tmp_path):
     with appearing(tmp_path / "out") as made:
         (made / "a").write_text("1")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def test_an_empty_folder_has_no_room_for_a_file(tmp_path):
+    (tmp_path / "m.gguf").mkdir()
+    check_free(tmp_path / "m.gguf")
+    with (
+        pytest.raises(OutputError, match="is there already"),
+        appearing(tmp_path / "m.gguf", file=True),
+    ):
+        pytest.fail("nothing is to be computed")
+    assert (tmp_path / "m.gguf").is_dir()

@@ -1,14 +1,16 @@
 """`mlx-ft import`: PEFT's adapters for a base of ours, there and back."""
 
 import json
+import shutil
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlx_ft import lora
+from mlx_ft import initial, lora
 from mlx_ft.config.compose import CommandLine, accept
+from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import AdapterError, ModelError, OutputError
 from mlx_ft.export import peft, taking
 from mlx_ft.models.gguf import convert
@@ -85,9 +87,10 @@ def test_for_a_gguf_base_rows_are_put_in_pairs(tmp_path):
 def test_its_settings_are_those_of_a_training(exported, tmp_path):
     take(tmp_path)
     adapter, _ = lora.read_settings(tmp_path / "mine")
-    given = taking.train_settings(tmp_path / "mine", "embedded", adapter)
+    given = taking.train_settings(tmp_path / "mine", "org/base", adapter, "main")
     config = accept(CommandLine((*given, "data=custom", "data.path=rows.jsonl"))).config
     assert config.lora.init_from == str(tmp_path / "mine")
+    assert config.model.revision == "main"
     assert lora.scale(config.lora) == adapter.scale
     assert config.lora.target_modules == list(adapter.keys)
 
@@ -136,3 +139,87 @@ def test_other_families_and_places_that_are_taken_are_refused(exported, tmp_path
 def test_a_chat_template_beside_it_is_taken_along(exported, tmp_path):
     (tmp_path / "peft" / "chat_template.jinja").write_text(small.CHATML)
     assert (take(tmp_path) / "chat_template.jinja").read_text() == small.CHATML
+
+
+def change(folder, name, **changes):
+    """Change PEFT's settings, or write the file of that name."""
+    file = folder / name
+    content = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(content | changes))
+
+
+def test_a_scale_of_many_digits_is_accepted_as_it_is_printed(exported, tmp_path):
+    change(tmp_path / "peft", peft.SETTINGS, lora_alpha=32 / 3)
+    start = f"lora.init_from={take(tmp_path)}"
+    adapter, _ = lora.read_settings(tmp_path / "mine")
+    printed = taking.train_settings(tmp_path / "mine", "embedded", adapter)
+    initial.find(accept(CommandLine(tuple(printed))).config.lora)
+    with pytest.raises(AdapterError) as error:
+        initial.find(accept(CommandLine(("lora.rank=4", start))).config.lora)
+    [told] = [words for words in error.value.faults[0].split() if words.startswith("lora.alpha=")]
+    given = ("lora.rank=4", "lora.scaling=standard", start, told)
+    initial.find(accept(CommandLine(given)).config.lora)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        small.CHATML,
+        [
+            {"name": "tool_use", "template": "{{ 1 }}"},
+            {"name": "default", "template": small.CHATML},
+        ],
+    ],
+)
+def test_a_chat_template_in_the_tokenizer_s_settings_is_taken_along(exported, tmp_path, given):
+    change(tmp_path / "peft", "tokenizer_config.json", chat_template=given)
+    assert (take(tmp_path) / "chat_template.jinja").read_text() == small.CHATML
+
+
+@pytest.mark.parametrize("content", [b"chatml", b"{{ 1 }}\xff"])
+def test_a_chat_template_that_is_none_is_refused(exported, tmp_path, content):
+    (tmp_path / "peft" / "chat_template.jinja").write_bytes(content)
+    with pytest.raises(AdapterError, match=r"Jinja|UTF-8"):
+        take(tmp_path)
+
+
+def test_tokens_that_it_adds_are_said_to_be_ignored(exported, tmp_path):
+    tokens = {"0": {"content": "<|im_end|>"}, "300": {"content": "<tool>"}}
+    change(tmp_path / "peft", "tokenizer_config.json", added_tokens_decoder=tokens)
+    change(tmp_path / "peft", "added_tokens.json", **{"<call>": 301})
+    said = []
+    take(tmp_path, said=said)
+    assert "added tokens, which the base does not have: <call>, <tool>" in said[0]
+
+
+def test_the_base_s_revision_is_the_adapter_s(exported, tmp_path, monkeypatch):
+    """Only on the hub; a base that was named instead has its own."""
+    change(tmp_path / "peft", peft.SETTINGS, base_model_name_or_path="org/base", revision="v1")
+    here, asked = taking.locate, []
+
+    def located(config, cache_dir):
+        asked.append(config.revision)
+        return here(ModelConfig(path=str(tmp_path / "base")), cache_dir)
+
+    monkeypatch.setattr(taking, "locate", located)
+    with pytest.raises(ModelError, match="hf download org/base --revision v1"):
+        take(tmp_path)
+    monkeypatch.setattr(taking, "needs_download", lambda _: False)
+    said = []
+    take(tmp_path, said=said)
+    assert "model.revision=v1" in said[-1]
+    shutil.rmtree(tmp_path / "mine")
+    take(tmp_path, str(tmp_path / "base"))
+    assert asked == ["v1", None]
+
+
+def test_numbers_that_no_adapter_has_are_all_named(exported, tmp_path):
+    wrong = {"r": float("inf"), "lora_alpha": float("nan"), "lora_dropout": 1.0}
+    change(tmp_path / "peft", peft.SETTINGS, **wrong)
+    with pytest.raises(AdapterError) as error:
+        take(tmp_path)
+    found = [line.split(":")[0] for line in error.value.faults[:3]]
+    assert found == ["r", "lora_alpha", "lora_dropout"]
+    (tmp_path / "peft" / peft.SETTINGS).write_text("[" * 200_000)
+    with pytest.raises(AdapterError, match="is not a LoRA description"):
+        take(tmp_path)

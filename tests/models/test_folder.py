@@ -10,7 +10,8 @@ import pytest
 
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import ModelError
-from mlx_ft.models.folder import check_folder, model_types, safetensors_header
+from mlx_ft.models.folder import check_folder, safetensors_header
+from mlx_ft.models.known import model_types
 from mlx_ft.models.load import load, locate
 from mlx_ft.models.read import read_tokenizer
 
