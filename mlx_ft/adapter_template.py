@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlx_ft.data.template import is_jinja
 from mlx_ft.errors import AdapterError
 
 TEMPLATE = "chat_template.jinja"
@@ -19,12 +20,14 @@ def read_template(adapter: Path) -> str | None:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise AdapterError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
+    except OSError as error:
         raise AdapterError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     # `data.template` takes names and paths too, which no adapter may choose.
-    if text and "{{" not in text and "{%" not in text:
+    if text and not is_jinja(text):
         raise AdapterError(
-            f"{path} holds no chat template: expected Jinja, with {{{{ or {{%. Bring back the file "
-            "that the training wrote, or delete it: the model's own template is used then"
+            f"{path} is no Jinja and holds no chat template: expected {{{{ or {{%. Bring back the "
+            "file that the training wrote, or delete it: the model's own template is used then"
         )
     return text

@@ -168,9 +168,9 @@ def test_the_template_of_a_run(content, template):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff{{ messages }}", "cannot be read: UnicodeDecodeError"),
-        (b"chatml", "holds no chat template"),
-        (b"/elsewhere/mine.jinja", "holds no chat template"),
+        (b"\xff{{ messages }}", "is not UTF-8"),
+        (b"chatml", "is no Jinja and holds no chat template"),
+        (b"/elsewhere/mine.jinja", "is no Jinja and holds no chat template"),
     ],
 )
 def test_what_is_no_template_is_refused(content, said):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ft import adapter_folder, lora, memory, runtime
+from mlx_ft.adapter_template import read_template
 from mlx_ft.config.schema import Config, ModelConfig, PathsConfig
 from mlx_ft.data import template
 from mlx_ft.data.template import TemplateChoice
@@ -17,7 +18,7 @@ from mlx_ft.errors import AdapterError
 from mlx_ft.export import rows
 from mlx_ft.models import load as models
 from mlx_ft.models.folder import read_config
-from mlx_ft.saved import TEMPLATE, SavedRun, find_run, open_run
+from mlx_ft.saved import SavedRun, find_run, open_run
 
 
 @dataclass(frozen=True)
@@ -134,16 +135,6 @@ def find(reference: str | None, model: str | None = None) -> Source:
     device = runtime.select_device(config.device)
     resolved = memory.resolve(config, device)
     return Source(adapter, resolved, run, about, device, base_given=model is not None)
-
-
-def read_template(folder: Path) -> str | None:
-    """The chat template that lies with an adapter, None without one. Raises AdapterError."""
-    try:
-        return (folder / TEMPLATE).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise AdapterError(f"{folder / TEMPLATE} is not UTF-8: save it as UTF-8") from error
-    except OSError:
-        return None
 
 
 def _adapter_folder(reference: str) -> Path | None:

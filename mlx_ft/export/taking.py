@@ -12,12 +12,12 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_ft import durable, lora
+from mlx_ft.adapter_template import read_template
 from mlx_ft.config import quoted
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.data.template import is_jinja
 from mlx_ft.errors import AdapterError, ModelError
 from mlx_ft.export import peft, place
-from mlx_ft.export.source import read_template
 from mlx_ft.models import architecture, hub
 from mlx_ft.models.load import EMBEDDED_HUB, Located, locate
 from mlx_ft.models.tokenizer import needs_download

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ft import lora
+from mlx_ft.data.template import is_jinja
 from mlx_ft.errors import AdapterError, ModelError
 from mlx_ft.models.folder import safetensors_header
 from mlx_ft.runfolder import ORIGIN, read_json
@@ -44,7 +45,7 @@ class Adapter:
     def template(self) -> str | None:
         """The chat template that it was trained with, if it says so."""
         try:
-            return (self.folder / TEMPLATE).read_text("utf-8")
+            return (self.folder / TEMPLATE).read_text("utf-8") or None
         except OSError:
             return None
 
@@ -180,4 +181,4 @@ def check(folder: Path) -> None:
 def _is_template(path: Path) -> bool:
     """Whether it is Jinja itself, and not a name or a path, which would be looked up elsewhere."""
     text = path.read_text("utf-8", "replace")
-    return "{{" in text or "{%" in text
+    return is_jinja(text) or not text  # empty: the tokenizer writes its chats in Python
