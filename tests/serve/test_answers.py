@@ -1,8 +1,10 @@
 """/v1/chat/completions and /v1/completions: the answers are the model's own."""
 
+import asyncio
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import mlx.core as mx
@@ -10,6 +12,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from mlx_ft.engine.request import Closed, End, Piece, Sampling
+from mlx_ft.serve.answers import Asked, Stream, Wanted
+from mlx_ft.serve.metrics import Metrics
 from tests.engine.adapters import greedy, with_adapter
 from tests.serve.served import events, fine, refused, until
 
@@ -384,3 +389,38 @@ def test_what_fails_in_the_engine_is_an_error_of_the_server(served, monkeypatch)
     assert streamed[-2]["error"]["code"] == "out_of_memory"
     assert streamed[-1] == "[DONE]"
     assert json.dumps(streamed)
+
+
+def test_an_answer_that_a_server_breaks_off_is_no_answer():
+    """OpenAI knows no such reason for an end."""
+
+    class Engine:
+        def submit(self, *requests):
+            for request in requests:
+                request.say(Piece("a", 1))
+                request.say(End("cancelled", 1, 1, 0))
+
+    target = SimpleNamespace(engine=Engine(), adapter=None, label="tiny",
+                             prompts=SimpleNamespace(stop=None), check=lambda *_: None)  # fmt: skip
+    metrics, said = Metrics(), []
+
+    async def stream():
+        asked = Asked(target, [Wanted((1,), Sampling())], metrics, "/v1/chat/completions")
+
+        async def events():
+            async for _, piece in asked.pieces():
+                yield piece.text
+
+        response = Stream(asked, events(), {})
+
+        async def send(message):
+            said.append(message)
+
+        async def receive():
+            await asyncio.sleep(60)
+
+        await response({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+
+    with pytest.raises(Closed, match="did not wait"):
+        asyncio.run(stream())
+    assert 'status="500"' in metrics.text({})
