@@ -37,7 +37,7 @@ def test_the_base_and_an_adapter_answer_side_by_side_and_are_switched(
     assert len(set(expected.values())) == 3
     page.goto(served.url)
     left, right = chosen(page, "Left"), chosen(page, "Right")
-    assert left.input_value() == "base"
+    until(lambda: left.input_value() == "base")  # once the page has its list
     assert right.input_value() in ("small", "large")
     right.select_option("small")
     settings(page, temperature="0", tokens="12")
