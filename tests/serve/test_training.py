@@ -3,7 +3,6 @@
 import json
 import sys
 import threading
-import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -288,21 +287,23 @@ def test_a_server_that_ends_ends_its_streams_and_saves_its_job(serve):
     upload(served)
     job = served.post("/api/training/start", long())["job_id"]
     until(lambda: served.get(f"/api/training/status/{job}")["current_step"] > 2)
-    told = []
+    told, connected = [], threading.Event()
 
     def watch():
         with (
             httpx.Client(base_url=served.url, timeout=60) as client,
             client.stream("GET", f"/api/training/events/{job}") as response,
         ):
-            told.append("".join(response.iter_text()))
+            for text in response.iter_text():
+                told.append(text)
+                connected.set()
 
     thread = threading.Thread(target=watch)
     thread.start()
-    time.sleep(0.3)
+    assert connected.wait(60)
     served.close()
-    thread.join(30)
-    assert events(told[0])[-1]["status"] == "running"
+    thread.join(60)
+    assert events("".join(told))[-1]["status"] == "running"
     again = serve()
     assert again.get(f"/api/training/status/{job}")["status"] == "interrupted"
     assert again.get(f"/v1/fine_tuning/jobs/{job}")["status"] == "paused"
