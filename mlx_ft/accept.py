@@ -11,7 +11,17 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft import compute, evaluation, initial, lora, memory, memory_guard, memory_plan, runtime
+from mlx_ft import (
+    compute,
+    evaluation,
+    initial,
+    lora,
+    lora_files,
+    memory,
+    memory_guard,
+    memory_plan,
+    runtime,
+)
 from mlx_ft.config.schema import Config
 from mlx_ft.data import build, sources
 from mlx_ft.data.prepare import Dataset, prepare
@@ -39,7 +49,7 @@ class Accepted:
     loaded: models.Loaded
     dataset: Dataset
     metric: Metric | None
-    adapter: lora.Adapter
+    adapter: lora_files.Adapter
     vocabulary: int | None  # rows of the model's embedding
     forward: Forward
     shared: Shared | None = None  # with the runs before and after in this process

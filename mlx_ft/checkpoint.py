@@ -28,7 +28,7 @@ import mlx.core as mx
 from safetensors import SafetensorError
 from safetensors.numpy import load as read_arrays
 
-from mlx_ft import durable, lora
+from mlx_ft import durable, lora_files
 from mlx_ft.errors import CheckpointError
 from mlx_ft.runfolder import checkpoint_folders, step_of
 
@@ -38,7 +38,7 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 BEST = "best.safetensors"
-ADAPTER = lora.WEIGHTS
+ADAPTER = lora_files.WEIGHTS
 OLD = "old"
 SCRATCH = ".tmp-"
 SET_ASIDE = "set-aside"

@@ -13,7 +13,8 @@ from mlx_ft.runtime import GIB
 
 if TYPE_CHECKING:
     from mlx_ft.config.schema import Config
-    from mlx_ft.memory_estimate import Estimate, Knob
+    from mlx_ft.memory_estimate import Estimate
+    from mlx_ft.memory_knobs import Knob
     from mlx_ft.outlook import Outlook
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 def _figures(ahead: Outlook) -> dict[str, Any]:
     """Everything as numbers: bytes, seconds."""
     from mlx_ft import memory_plan
-    from mlx_ft.memory_estimate import knobs
+    from mlx_ft.memory_knobs import knobs
     from mlx_ft.models.tokenizer import needs_download
 
     job, work = ahead.job, ahead.work
@@ -125,7 +126,7 @@ def _figures(ahead: Outlook) -> dict[str, Any]:
 
 def _lines(found: dict[str, Any], ahead: Outlook) -> Iterator[str]:
     from mlx_ft import memory_plan
-    from mlx_ft.memory_estimate import Knob
+    from mlx_ft.memory_knobs import Knob
 
     job, work, room = ahead.job, ahead.work, ahead.room
     config, now, memory = job.config, job.estimate, found["memory"]

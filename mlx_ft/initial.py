@@ -16,7 +16,7 @@ from typing import cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft import lora
+from mlx_ft import lora, lora_files
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.errors import AdapterError
 
@@ -26,7 +26,7 @@ class Start:
     """The adapter to begin with. digest: tells its content from others'."""
 
     folder: Path
-    adapter: lora.Adapter
+    adapter: lora_files.Adapter
     weights: Mapping[str, mx.array]
     digest: str
 
@@ -39,9 +39,9 @@ def find(config: LoraConfig) -> Start | None:
     if config.init_from is None:
         return None
     folder = Path(config.init_from).expanduser()
-    if (folder / "adapter" / lora.SETTINGS).is_file():
+    if (folder / "adapter" / lora_files.SETTINGS).is_file():
         folder = folder / "adapter"  # a run's folder was given
-    adapter, _ = lora.read_settings(folder)
+    adapter, _ = lora_files.read_settings(folder)
     faults = []
     if config.rank != adapter.rank:
         faults.append(f"lora.rank: found {config.rank}; the adapter has {adapter.rank}")
@@ -57,7 +57,7 @@ def find(config: LoraConfig) -> Start | None:
             "Give the run the adapter's:",
             faults,
         )
-    path = folder / lora.WEIGHTS
+    path = folder / lora_files.WEIGHTS
     try:
         weights = cast(dict[str, mx.array], mx.load(str(path)))
         content = hashlib.sha256(path.read_bytes())
@@ -72,7 +72,7 @@ def put(model: nn.Module, start: Start) -> None:
 
     Raises AdapterError, which lists what of the two does not fit, and the settings that would.
     """
-    faults = lora.mismatches(lora.shapes(model), start.weights)
+    faults = lora_files.mismatches(lora.shapes(model), start.weights)
     if faults:
         keys, count = ",".join(start.adapter.keys), start.adapter.num_layers
         more = [f"and {len(faults) - 10} more"] if len(faults) > 10 else []

@@ -9,11 +9,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import mlx.core as mx
 import numpy as np
 
-from mlx_ft import lora, together
+from mlx_ft import lora, lora_files, together
 from mlx_ft.config.schema import Config
 from mlx_ft.crash import CrashLog
 from mlx_ft.errors import TrainingError
-from mlx_ft.memory_estimate import Dimensions, Estimate, advice, estimate
+from mlx_ft.memory_estimate import Dimensions, Estimate, estimate
+from mlx_ft.memory_knobs import advice
 from mlx_ft.memory_reading import Reader
 from mlx_ft.memory_watch import MemoryWatch, Notice
 from mlx_ft.models.architecture import weight_bytes
@@ -137,7 +138,7 @@ class MemoryGuard:
         )
 
 
-def job(config: Config, loaded: Loaded, adapter: lora.Adapter, forward: Forward) -> Estimate:
+def job(config: Config, loaded: Loaded, adapter: lora_files.Adapter, forward: Forward) -> Estimate:
     """The memory of a run whose model has its adapter on."""
     model, trainable = loaded.model, lora.count(loaded.model)
     parameters = total_parameters(model) - trainable
@@ -156,7 +157,7 @@ def job(config: Config, loaded: Loaded, adapter: lora.Adapter, forward: Forward)
 def build(
     config: Config,
     loaded: Loaded,
-    adapter: lora.Adapter,
+    adapter: lora_files.Adapter,
     device: str,
     forward: Forward,
     *,

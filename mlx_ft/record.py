@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlx_ft import checkpoint, data_report, lora
+from mlx_ft import checkpoint, data_report, lora, lora_files
 from mlx_ft.accept import Accepted
 from mlx_ft.config.schema import Config
 from mlx_ft.data.prepare import Dataset
@@ -193,7 +193,7 @@ class Record:
         """Write the adapter as it is now, with what it was made from."""
         self.folder.check()
         about = {**self._about(state, accepted), "run_id": self.tracker.run_id}
-        lora.save(
+        lora_files.save(
             state.adapter(), accepted.adapter, self.folder.adapter, about, _template(accepted)
         )
 
@@ -223,7 +223,7 @@ class Record:
         progress.metrics_rows = len(self.rows)
         self.folder.sync_metrics()
         self.tracker.flush()  # before: what the checkpoint counts as noted must not be lost
-        adapter = lora.saved_files(
+        adapter = lora_files.saved_files(
             state.adapter(), accepted.adapter, self._about(state, accepted), _template(accepted)
         )
         files = {**adapter, **state.files(about)}

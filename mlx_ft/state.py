@@ -13,7 +13,7 @@ import mlx.nn as nn
 import mlx.optimizers as optimizers
 from mlx.utils import tree_map_with_path
 
-from mlx_ft import checkpoint, lora
+from mlx_ft import checkpoint, lora, lora_files
 from mlx_ft.buckets import Buckets
 from mlx_ft.checkpoint import Arrays, Checkpoint
 from mlx_ft.errors import CheckpointError, TrainingError
@@ -83,11 +83,11 @@ class TrainState:
             raise TrainingError("the adapter holds NaN or infinity and is not saved", bad[:5])
         state = {"progress": asdict(self.progress), **about}
         found = {
-            checkpoint.OPTIMIZER: lora.to_bytes(self.optimizer_state()),
+            checkpoint.OPTIMIZER: lora_files.to_bytes(self.optimizer_state()),
             checkpoint.STATE: (json.dumps(state, indent=1, allow_nan=False) + "\n").encode(),
         }
         if self.best_adapter is not None and self.progress.best_step != self.progress.step:
-            found[checkpoint.BEST] = lora.to_bytes(self.best_adapter)
+            found[checkpoint.BEST] = lora_files.to_bytes(self.best_adapter)
         return found
 
     def check(self, saved: Checkpoint) -> None:

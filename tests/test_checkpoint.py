@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_ft import checkpoint, lora
+from mlx_ft import checkpoint, lora_files
 from mlx_ft.errors import CheckpointError
 from mlx_ft.main import main
 from mlx_ft.runfolder import checkpoint_folders
@@ -30,9 +30,9 @@ def contents(step, value=0.5):
         "memory": {"factor": 1.5},
     }
     return {
-        "adapters.safetensors": lora.to_bytes(arrays),
-        "optimizer.safetensors": lora.to_bytes({"step": mx.array(step)}),
-        "best.safetensors": lora.to_bytes(arrays),
+        "adapters.safetensors": lora_files.to_bytes(arrays),
+        "optimizer.safetensors": lora_files.to_bytes({"step": mx.array(step)}),
+        "best.safetensors": lora_files.to_bytes(arrays),
         "adapter_config.json": b"{}\n",
         "state.json": json.dumps(state, indent=1).encode(),
     }

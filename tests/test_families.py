@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_ft import generation, lora
+from mlx_ft import generation, lora, lora_files
 from mlx_ft.config.schema import LoraConfig, OptimizerConfig
 from mlx_ft.models.quantize import quantize
 from mlx_ft.models.read import import_mlx_lm, read_tokenizer
@@ -62,7 +62,7 @@ def test_step_save_load_detach(name: str, quantized: bool, tmp_path: Path) -> No
     bare = base(family, quantized)
     base_logits = logits(bare)
     run = state(adapter=LoraConfig(rank=RANK), model=bare)
-    adapter = lora.Adapter(RANK, 32 / RANK, 0.0, 2, _keys(bare))
+    adapter = lora_files.Adapter(RANK, 32 / RANK, 0.0, 2, _keys(bare))
     assert np.array_equal(logits(run.model), base_logits)  # B = 0
     frozen = base_arrays(run.model)
     start = snapshot(run.adapter())
@@ -75,7 +75,7 @@ def test_step_save_load_detach(name: str, quantized: bool, tmp_path: Path) -> No
     trained = logits(run.model)
     assert np.abs(trained - base_logits).max() > 1e-3
 
-    lora.save(run.adapter(), adapter, tmp_path / "adapter", {"run": name})
+    lora_files.save(run.adapter(), adapter, tmp_path / "adapter", {"run": name})
     copy = base(family, quantized)
     assert lora.load(copy, tmp_path / "adapter") == adapter
     assert np.array_equal(logits(copy), trained)

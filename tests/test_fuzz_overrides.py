@@ -79,6 +79,7 @@ def test_what_is_allowed_breaks_no_rule(tmp_path):
     assert broken_rules("pass", tmp_path / "root") == ""
 
 
+@pytest.mark.slow
 def test_command_lines_at_random_break_no_rule():
     """The whole program, as by hand: `python proofs/fuzz_overrides.py 2000`."""
     done = subprocess.run(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mlx_ft import initial, lora
+from mlx_ft import initial, lora, lora_files
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.errors import AdapterError
 from mlx_ft.main import main
@@ -24,7 +24,7 @@ def saved(tmp_path):
     model = tiny.build()
     adapter = lora.attach(model, LORA)
     randomize(model)
-    lora.save(lora.parameters(model), adapter, tmp_path / "adapter", {})
+    lora_files.save(lora.parameters(model), adapter, tmp_path / "adapter", {})
     return tmp_path / "adapter"
 
 
@@ -79,8 +79,11 @@ def test_the_digest_is_of_the_content(saved, tmp_path):
         name: mx.array(array) for name, array in load_file(saved / "adapters.safetensors").items()
     }
     name = sorted(arrays)[0]
-    lora.save(
-        {**arrays, name: arrays[name] * 2}, lora.read_settings(saved)[0], tmp_path / "copy", {}
+    lora_files.save(
+        {**arrays, name: arrays[name] * 2},
+        lora_files.read_settings(saved)[0],
+        tmp_path / "copy",
+        {},
     )
     assert initial.find(config(tmp_path / "copy")).digest != first
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_ft import lora
+from mlx_ft import lora, lora_files
 from mlx_ft.config.schema import LoraConfig, ModelConfig, OptimizerConfig
 from mlx_ft.errors import AdapterError, ConfigError
 from mlx_ft.models.load import load, locate
@@ -29,7 +29,7 @@ import mlx_lm  # noqa: E402
 SMALL = LoraConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
 
 
-def adapted(config: LoraConfig = SMALL, **changes: Any) -> tuple[nn.Module, lora.Adapter]:
+def adapted(config: LoraConfig = SMALL, **changes: Any) -> tuple[nn.Module, lora_files.Adapter]:
     model = tiny.build({**tiny.LLAMA, **changes})
     adapter = lora.attach(model, config)
     randomize(model)
@@ -121,9 +121,12 @@ def test_detaching_a_bare_model_does_nothing() -> None:
 
 def test_files_are_those_of_mlx_lm(tmp_path: Path) -> None:
     model, adapter = adapted(replace(SMALL, dropout=0.1, num_layers=1))
-    lora.save(lora.parameters(model), adapter, tmp_path, {"seed": 7})
-    assert sorted(file.name for file in tmp_path.iterdir()) == [lora.SETTINGS, lora.WEIGHTS]
-    settings = json.loads((tmp_path / lora.SETTINGS).read_text())
+    lora_files.save(lora.parameters(model), adapter, tmp_path, {"seed": 7})
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        lora_files.SETTINGS,
+        lora_files.WEIGHTS,
+    ]
+    settings = json.loads((tmp_path / lora_files.SETTINGS).read_text())
     assert settings == {
         "fine_tune_type": "lora",
         "num_layers": 1,
@@ -135,8 +138,10 @@ def test_files_are_those_of_mlx_lm(tmp_path: Path) -> None:
         },
         "mlx_ft": {"seed": 7},
     }
-    assert lora.read_settings(tmp_path) == (adapter, settings)
-    shapes = {name: array.shape for name, array in mx.load(str(tmp_path / lora.WEIGHTS)).items()}
+    assert lora_files.read_settings(tmp_path) == (adapter, settings)
+    shapes = {
+        name: array.shape for name, array in mx.load(str(tmp_path / lora_files.WEIGHTS)).items()
+    }
     assert shapes == {
         "model.layers.1.self_attn.q_proj.lora_a": (64, 4),
         "model.layers.1.self_attn.q_proj.lora_b": (4, 64),
@@ -166,10 +171,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, np.nd
         compute_dtype="float32",
         dequantize=True,
     )
-    adapter = lora.Adapter(4, 2.0, 0.0, 2, ("mlp.down_proj", "self_attn.q_proj"))
+    adapter = lora_files.Adapter(4, 2.0, 0.0, 2, ("mlp.down_proj", "self_attn.q_proj"))
     run: TrainState = state(adapter=SMALL, model=loaded.model)
     train(run, batches(rows(4)), 2, optimizer=OptimizerConfig(learning_rate=1e-2))
-    lora.save(run.adapter(), adapter, adapter_path, {})
+    lora_files.save(run.adapter(), adapter, adapter_path, {})
     return path, adapter_path, logits(run.model)
 
 
@@ -202,8 +207,8 @@ def test_an_adapter_by_mlx_lm_loads_here(tmp_path: Path) -> None:
     linear_to_lora_layers(model, 2, parameters)
     randomize(model)
     weights = dict(tree_flatten(model.trainable_parameters()))
-    mx.save_safetensors(str(tmp_path / lora.WEIGHTS), weights)
-    (tmp_path / lora.SETTINGS).write_text(
+    mx.save_safetensors(str(tmp_path / lora_files.WEIGHTS), weights)
+    (tmp_path / lora_files.SETTINGS).write_text(
         json.dumps({"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": parameters})
     )
     expected, copy = logits(model), tiny.build()
@@ -219,7 +224,7 @@ def test_every_misfit_is_listed_and_the_model_stays_bare(tmp_path: Path) -> None
     weights[names[1]] = mx.full(weights[names[1]].shape, math.nan)
     del weights[names[2]]
     weights["model.layers.9.self_attn.q_proj.lora_a"] = mx.zeros((64, 4))
-    lora.save(weights, adapter, tmp_path, {})
+    lora_files.save(weights, adapter, tmp_path, {})
     bare = tiny.build()
     before = snapshot(bare.parameters())
     with pytest.raises(AdapterError, match="does not fit") as error:
@@ -237,7 +242,7 @@ def test_every_misfit_is_listed_and_the_model_stays_bare(tmp_path: Path) -> None
 
 def test_an_adapter_of_a_deeper_model_is_refused(tmp_path: Path) -> None:
     model, adapter = adapted(num_hidden_layers=4)
-    lora.save(lora.parameters(model), adapter, tmp_path, {})
+    lora_files.save(lora.parameters(model), adapter, tmp_path, {})
     bare = tiny.build()
     with pytest.raises(AdapterError, match="does not fit") as error:
         lora.load(bare, tmp_path)
@@ -259,9 +264,9 @@ def test_broken_folders(
     settings: str | None, weights: bytes | None, message: str, tmp_path: Path
 ) -> None:
     if settings is not None:
-        (tmp_path / lora.SETTINGS).write_text(settings)
+        (tmp_path / lora_files.SETTINGS).write_text(settings)
     if weights is not None:
-        (tmp_path / lora.WEIGHTS).write_bytes(weights)
+        (tmp_path / lora_files.WEIGHTS).write_bytes(weights)
     with pytest.raises(AdapterError, match=message):
         lora.load(tiny.build(), tmp_path)
 
@@ -282,14 +287,14 @@ GOOD = {"rank": 4, "scale": 2.0, "dropout": 0.0}
     ],
 )
 def test_numbers_that_no_adapter_has_are_all_named(tmp_path: Path, changes, faults) -> None:
-    (tmp_path / lora.WEIGHTS).write_bytes(b"")
-    file = tmp_path / lora.SETTINGS
+    (tmp_path / lora_files.WEIGHTS).write_bytes(b"")
+    file = tmp_path / lora_files.SETTINGS
     file.write_text(json.dumps({"num_layers": 1, "lora_parameters": GOOD}))
-    lora.read_settings(tmp_path)
+    lora_files.read_settings(tmp_path)
     wrong = {"num_layers": math.inf, "lora_parameters": GOOD | changes}
     file.write_text(json.dumps(wrong))
     with pytest.raises(AdapterError, match="is not a LoRA description") as error:
-        lora.read_settings(tmp_path)
+        lora_files.read_settings(tmp_path)
     expected = [*faults, "num_layers: found inf"]
     assert [
         line[: len(start)] for line, start in zip(error.value.faults, expected, strict=True)
@@ -297,16 +302,16 @@ def test_numbers_that_no_adapter_has_are_all_named(tmp_path: Path, changes, faul
 
 
 def test_settings_nested_without_end(tmp_path: Path) -> None:
-    (tmp_path / lora.WEIGHTS).write_bytes(b"")
-    (tmp_path / lora.SETTINGS).write_text("[" * 200_000)
+    (tmp_path / lora_files.WEIGHTS).write_bytes(b"")
+    (tmp_path / lora_files.SETTINGS).write_text("[" * 200_000)
     with pytest.raises(AdapterError, match="RecursionError"):
-        lora.read_settings(tmp_path)
+        lora_files.read_settings(tmp_path)
 
 
 def test_truncated_weights(tmp_path: Path) -> None:
     model, adapter = adapted()
-    lora.save(lora.parameters(model), adapter, tmp_path, {})
-    file = tmp_path / lora.WEIGHTS
+    lora_files.save(lora.parameters(model), adapter, tmp_path, {})
+    file = tmp_path / lora_files.WEIGHTS
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(AdapterError, match="cannot be read"):
         lora.load(tiny.build(), tmp_path)
@@ -316,5 +321,5 @@ def test_a_view_is_saved_as_it_is_seen(tmp_path):
     """NumPy keeps an array's strides, and safetensors writes bytes in the order they lie."""
     array = mx.arange(6).reshape(2, 3).astype(mx.float32).T
     path = tmp_path / "a.safetensors"
-    path.write_bytes(lora.to_bytes({"a": array}))
+    path.write_bytes(lora_files.to_bytes({"a": array}))
     assert mx.load(str(path))["a"].tolist() == array.tolist()

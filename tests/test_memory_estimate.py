@@ -16,7 +16,8 @@ from mlx_ft.config.schema import Config, LoraConfig, MemoryProfileConfig, Optimi
 from mlx_ft.data.arrays import packed, padded
 from mlx_ft.data.batch import collate
 from mlx_ft.losses import CHUNK
-from mlx_ft.memory_estimate import Dimensions, Estimate, advice, estimate
+from mlx_ft.memory_estimate import Dimensions, Estimate, estimate
+from mlx_ft.memory_knobs import advice
 from mlx_ft.models.architecture import weight_bytes
 from mlx_ft.models.checkpointing import checkpoint_layers, count
 from mlx_ft.models.forward import forward_of

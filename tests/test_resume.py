@@ -95,6 +95,7 @@ def test_more_steps_need_no_flag_and_the_schedule_is_told(place, capsys):
     assert [row["step"] for row in rows if "train/loss" in row] == [*range(1, 11)]
 
 
+@pytest.mark.slow
 def test_more_steps_of_a_constant_schedule_equal_the_long_run(place):
     flat = ("optimizer.schedule=constant", "optimizer.warmup_steps=0", "eval.every=2")
     assert main(resumable(*flat)) == 0
@@ -171,6 +172,7 @@ def test_changes_are_tagged_in_the_same_mlflow_run(place):
     assert "train.resume=run optimizer.weight_decay=0.1" in tags["mlx_ft.resume_overrides"]
 
 
+@pytest.mark.slow
 def test_a_run_is_found_by_its_id_and_by_a_checkpoint(place):
     outputs = [text for text in resumable("tracking=mlflow") if "run.dir" not in text]
     assert main(outputs) == 0

@@ -95,6 +95,7 @@ def test_what_lies_in_a_new_runs_folder_is_no_earlier_run(place):
     assert {"samples.jsonl", "loss.png"} <= contents(place / "run").keys()
 
 
+@pytest.mark.slow
 def test_other_evaluation_rows_judge_the_base_again(place, capsys):
     few, all_rows = "eval.max_rows=1", "eval.max_rows=null"
     assert main(resumable(few)) == 0
@@ -246,6 +247,7 @@ def test_a_run_without_its_configuration_is_told_so(place, capsys):
     assert "--config-name" not in err
 
 
+@pytest.mark.slow
 def test_the_rate_that_was_planned_is_the_one_of_the_run_as_it_was(place, capsys):
     """Another learning rate and another length at once."""
     constant = ("optimizer.schedule=constant", "optimizer.warmup_ratio=0")

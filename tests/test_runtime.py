@@ -243,3 +243,39 @@ def test_limits_are_given_to_mlx_in_bytes(
 
 def test_measures_products_in_gflops() -> None:
     assert runtime.matmul_gflops(size=64, repeats=1) > 0
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_products_of_a_single_row_are_those_of_numpy(
+    rows: int, transposed: bool, flipped: bool
+) -> None:
+    """They take another way through the shim; so do their transposes, sums and batches."""
+    rng = np.random.default_rng(rows)
+    for inputs, outputs in ((1, 1), (1, 7), (7, 1), (64, 3), (129, 257), (300, 5000)):
+        x = rng.standard_normal((inputs, rows) if flipped else (rows, inputs), dtype=np.float32)
+        w = rng.standard_normal(
+            (outputs, inputs) if transposed else (inputs, outputs), dtype=np.float32
+        )
+        c = rng.standard_normal((rows, outputs), dtype=np.float32)
+        ours = [
+            mx.array(x).T if flipped else mx.array(x),
+            mx.array(w).T if transposed else mx.array(w),
+        ]
+        theirs = [x.T if flipped else x, w.T if transposed else w]
+        product = theirs[0].astype(np.float64) @ theirs[1].astype(np.float64)
+        near = {"rtol": 1e-5, "atol": 2e-6 * inputs}
+        np.testing.assert_allclose(np.array(ours[0] @ ours[1]), product, **near)
+        added = mx.addmm(mx.array(c), *ours, alpha=2.0, beta=-0.5)
+        np.testing.assert_allclose(np.array(added), 2 * product - 0.5 * c, **near)
+        many = mx.stack([ours[0], 3 * ours[0]]) @ mx.stack([ours[1], ours[1]])
+        np.testing.assert_allclose(np.array(many), np.stack([product, 3 * product]), **near)
+
+
+def test_a_product_of_one_row_does_not_read_what_was_in_its_place() -> None:
+    """NaN times 0 is NaN: freed memory is taken again as it was left."""
+    x, w = mx.ones((1, 33)), mx.ones((33, 4099))
+    for _ in range(20):
+        mx.eval(mx.full((1, 4099), float("nan")) + 1)
+        assert mx.isfinite(x @ w).all().item()

@@ -58,6 +58,11 @@ def what_came(folder):
                 ("seed", ["1", "2"]),
                 ("lora.dropout", ["0.3", "0.0"]),
                 ("data.packing", ["none", "segments"]),
+            ]
+        ),
+        *(
+            pytest.param(key, values, marks=pytest.mark.long)
+            for key, values in [
                 ("memory_profile.max_seq_length", ["16", "64"]),
                 ("train.offload_frozen", ["true", "false"]),
             ]
@@ -75,6 +80,7 @@ def test_a_trial_is_the_run_that_it_would_be_alone(place, swept, values):
         assert what_came(Path("s") / name) == what_came(alone)
 
 
+@pytest.mark.slow
 def test_the_base_is_loaded_and_judged_once(place, monkeypatch):
     loads, judged = [], []
     load, validate = models.load, judge.Judge.validate

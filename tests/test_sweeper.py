@@ -451,6 +451,7 @@ def clocked(patch, clock):
         patch.setattr(f"mlx_ft.sweeper.{module}.time", told)
 
 
+@pytest.mark.slow
 def test_no_trial_begins_after_its_hours(world, monkeypatch, capsys):
     again = ["-m", "lora.rank=8,16,32", "sweep.max_hours=1"]
     with monkeypatch.context() as patch:
@@ -479,6 +480,7 @@ def test_two_processes_do_not_run_one_sweep(world, capsys):
     assert "another process runs this sweep" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_its_trials_as_tables_and_the_best_configuration(world, tmp_path):
     world.outcomes = {13: RuntimeError("a | b")}
     again = ["-m", "lora.rank=8,13,16", "lora.alpha=1,2", "hydra.sweep.dir=out"]
@@ -508,6 +510,7 @@ def test_keys_of_the_sweep_are_not_swept_and_want_a_sweep(world, capsys):
     assert "has no effect on a single run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_best_of_the_table_is_the_best_of_the_parent(world, capsys):
     world.outcomes = {13: RuntimeError("boom")}
     assert main(["-m", "lora.rank=8,13,16"]) == 1
@@ -525,6 +528,7 @@ def test_without_a_tracker_the_trials_have_no_parent(world, monkeypatch):
     assert {call[3] for call in world.calls} == {None}
 
 
+@pytest.mark.slow
 def test_a_runs_config_can_be_swept(world, tmp_path):
     assert main(["-m", "lora.rank=8,16", "hydra.sweep.dir=out"]) == 0
     import yaml

@@ -75,8 +75,14 @@ def serial(tmp_path_factory):
     return trials(place, "basic")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param("joblib", marks=pytest.mark.slow),
+        pytest.param("submitit_local", marks=pytest.mark.slow),
+        pytest.param("ray", marks=pytest.mark.long),  # its start alone is a minute
+    ],
+)
 def test_each_launcher_runs_the_same_sweep(place, begin, serial, launcher):
     done = begin(*arguments(launcher))
     said = done.communicate(timeout=TIMEOUT)[0]
@@ -114,7 +120,7 @@ def wait_until_two_train(sweep: subprocess.Popen[str], place: Path, name: str) -
     raise AssertionError("they do not get on")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_dies_loses_nothing(place, begin):
     sweep = begin(*arguments("joblib", *LONG))
     wait_until_two_train(sweep, place, "joblib")
@@ -130,7 +136,7 @@ def test_a_worker_that_dies_loses_nothing(place, begin):
     assert sum("goes on from" in log or "begins again" in log for log in logs) >= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_saves_the_trials_that_run_and_the_sweep_goes_on(place, begin):
     sweep = begin(*arguments("joblib", *LONG))
     wait_until_two_train(sweep, place, "joblib")

@@ -42,6 +42,7 @@ def test_a_sweep_ends_with_its_page(world, capsys):
     assert "could not be written" not in err
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_made_does_not_undo_the_sweep(world, capsys, monkeypatch):
     monkeypatch.setattr("mlx_ft.report.write.page_text", lambda *_: 1 / 0)
     assert main(["-m", "lora.rank=8,16", "hydra.sweep.dir=out"]) == 0
@@ -51,6 +52,7 @@ def test_a_page_that_cannot_be_made_does_not_undo_the_sweep(world, capsys, monke
     assert world.finished[0][0] == "FINISHED"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 def test_the_command_reads_what_the_sweep_wrote(capsys):
     assert main(["-m", "lora.rank=8,16", "sweep.seeds=2", "sweep.name=mine"]) == 0

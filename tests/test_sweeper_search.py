@@ -91,7 +91,7 @@ def rows(world) -> list[dict]:
     [
         pytest.param("tpe", 6, marks=pytest.mark.slow),
         pytest.param("spread", 3, marks=pytest.mark.slow),
-        ("random", 3),
+        pytest.param("random", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_search_tries_as_many_points_and_follows_from_its_seed(bowl, sampler, count):
@@ -109,6 +109,7 @@ def test_a_search_tries_as_many_points_and_follows_from_its_seed(bowl, sampler, 
     assert [parent[2] for parent in bowl.parents] == [count] * 3
 
 
+@pytest.mark.slow
 def test_names_and_folders_can_be_read_and_say_exactly_what_was_run(bowl, tmp_path):
     assert main(argv("sweep.trials=3", "sweep.pruner=none")) == 0
     kept = json.loads((tmp_path / "outputs/sweeps/s/points.json").read_text())["points"]
@@ -197,6 +198,7 @@ def test_a_pruned_trial_is_not_run_again_and_never_the_best(bowl, tmp_path, caps
     assert kept.count("PRUNED") == len(pruned)
 
 
+@pytest.mark.slow
 def test_a_grid_is_pruned_too(bowl, capsys):
     grid = ["-m", "lora.rank=16,4,8,32", "optimizer.learning_rate=1e-4,1e-2", "sweep.name=g"]
     assert main([*grid, "sweep.pruner=asha"]) == 0
@@ -263,6 +265,7 @@ def test_each_point_may_have_several_seeds(bowl):
     assert bowl.parents[0][2] == 6
 
 
+@pytest.mark.slow
 def test_a_space_that_has_an_end_is_tried_whole_and_no_point_twice(bowl, capsys):
     given = ["-m", "sweep=search", "lora.rank=4,8,16", "seed=1,2", "sweep.pruner=none"]
     assert main([*given, "sweep.trials=50"]) == 0
@@ -271,6 +274,7 @@ def test_a_space_that_has_an_end_is_tried_whole_and_no_point_twice(bowl, capsys)
     assert "There are no more than 6 points: all of them are tried" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_search_shows_its_space_and_what_was_done(bowl, tmp_path, capsys):
     assert main(argv("sweep.dry_run=true")) == 0
     out = capsys.readouterr().out

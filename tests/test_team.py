@@ -74,8 +74,13 @@ def trained(place: Path, size: int, *more: str) -> dict[str, np.ndarray]:
     return load_file(place / folder / "adapter/adapters.safetensors")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("packing", ["segments", "none"])
+@pytest.mark.parametrize(
+    "packing",
+    [
+        pytest.param("segments", marks=pytest.mark.slow),
+        pytest.param("none", marks=pytest.mark.long),
+    ],
+)
 def test_two_and_four_processes_train_what_one_does(place, packing):
     more = [f"data.packing={packing}"]
     alone = trained(place, 1, *more)
@@ -89,16 +94,24 @@ def test_two_and_four_processes_train_what_one_does(place, packing):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
-        ["lora.num_layers=1", "train.frozen_cache=true", "train.epochs=2", "train.max_steps=null"],
-        ["lora.num_layers=1", "train.offload_frozen=true"],
-        ["memory_profile.grad_checkpoint=true", "data.share_prefixes=false"],
+        pytest.param(
+            ["lora.num_layers=1", "train.frozen_cache=true", "train.epochs=2",
+             "train.max_steps=null"],
+            marks=pytest.mark.slow, id="frozen cache",
+        ),
+        pytest.param(
+            ["lora.num_layers=1", "train.offload_frozen=true"],
+            marks=pytest.mark.long, id="offloaded",
+        ),
+        pytest.param(
+            ["memory_profile.grad_checkpoint=true", "data.share_prefixes=false"],
+            marks=pytest.mark.long, id="checkpointed",
+        ),
     ],
-    ids=["frozen cache", "offloaded", "checkpointed"],
-)
+)  # fmt: skip
 def test_what_saves_work_or_memory_changes_nothing_for_two(place, more):
     alone = trained(place, 1, *more)
     assert furthest(alone, trained(place, 2, *more)) < 1e-3

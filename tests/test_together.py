@@ -168,7 +168,7 @@ def test_a_launcher_of_processes_does_not_go_with_it(place, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_what_is_stopped_goes_on(place, begin, number):
-    long = [text for text in job("lora.rank=2,4,6", "train.max_steps=400", "checkpoint.every=5",
+    long = [text for text in job("lora.rank=2,4,6", "train.max_steps=160", "checkpoint.every=5",
                                  "eval.every=0", "eval.before=false")
             if not text.startswith("hydra.run.dir")]  # fmt: skip
     arguments = ["-m", *long, "sweep.name=s", "sweep.together=2"]
@@ -191,4 +191,4 @@ def test_what_is_stopped_goes_on(place, begin, number):
     assert statuses(place, "s") == ["FINISHED"] * 3
     logs = [(folder / f"rank={rank}/train.log").read_text() for rank in (2, 4)]
     assert all("goes on from" in log for log in logs)
-    assert [len(losses(folder / f"rank={rank}")) for rank in (2, 4, 6)] == [400] * 3
+    assert [len(losses(folder / f"rank={rank}")) for rank in (2, 4, 6)] == [160] * 3

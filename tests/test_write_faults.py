@@ -101,6 +101,7 @@ def test_a_run_whose_disk_fails_says_so_and_goes_on_to_the_same_end(here, whole)
         assert wrong == [], what
 
 
+@pytest.mark.slow
 def test_files_of_limited_size(here, whole):
     folder, _ = whole
     size = (folder / "adapter" / "adapters.safetensors").stat().st_size - 1

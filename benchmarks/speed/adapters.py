@@ -13,7 +13,7 @@ from mlx_ft import runtime
 runtime.prepare()
 import mlx.core as mx  # noqa: E402
 
-from mlx_ft import lora  # noqa: E402
+from mlx_ft import lora, lora_files  # noqa: E402
 from mlx_ft.config.schema import LoraConfig, ModelConfig  # noqa: E402
 from mlx_ft.models.load import load, locate  # noqa: E402
 
@@ -28,7 +28,7 @@ def main(folder: Path, names: list[str]) -> None:
             name: array + 0.01 * mx.random.normal(array.shape)
             for name, array in lora.parameters(model).items()
         }
-        lora.save(moved, adapter, folder / name, {})
+        lora_files.save(moved, adapter, folder / name, {})
         lora.detach(model)
 
 

@@ -7,7 +7,7 @@ the first bad override. So its pieces are called one by one here: check, compose
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from omegaconf.resolvers import oc
 
 from mlx_ft.config import conf_dir, secrets
 from mlx_ft.config.check import build, convert_all, cross_faults, get
 from mlx_ft.config.given import idle_faults, path_fault
 from mlx_ft.config.groups import Groups
 from mlx_ft.config.guard import composed_faults, file_faults, reach_hydra
-from mlx_ft.config.keys import keys, sections
+from mlx_ft.config.keys import keys
 from mlx_ft.config.overrides import check_overrides
 from mlx_ft.config.schema import Config
-from mlx_ft.config.suggest import did_you_mean
+from mlx_ft.config.values import environment_texts, read
 from mlx_ft.errors import ConfigError
 
 # Given with every command line, so that Hydra writes nothing whatever the primary config is:
@@ -101,8 +99,8 @@ def accept(command: CommandLine) -> Accepted:
     check(command)
     cfg = compose(open_hydra(command), command)
     run_dir = Path(cfg.hydra.run.dir) if _raw(cfg.hydra.run) != HYDRA_RUN_DIR else None
-    config = resolve(cfg, command.overrides)
-    return Accepted(config, public_dict(cfg, config), group_choices(cfg), run_dir)
+    config, public = resolve_both(cfg, command.overrides)
+    return Accepted(config, public, group_choices(cfg), run_dir)
 
 
 def _raw(folder: DictConfig) -> Any:
@@ -184,9 +182,20 @@ def resolve(cfg: DictConfig, arguments: Sequence[str] = ()) -> Config:
 
     arguments: those of the command line, of which none may be without effect.
     """
+    return _resolved(cfg, arguments)[0]
+
+
+def resolve_both(cfg: DictConfig, arguments: Sequence[str] = ()) -> tuple[Config, dict[str, Any]]:
+    """(`resolve`, `public_dict`), for less than one after the other. Raises ConfigError."""
+    config, texts = _resolved(cfg, arguments)
+    return config, _public(config, texts)
+
+
+def _resolved(cfg: DictConfig, arguments: Sequence[str]) -> tuple[Config, dict[str, Any]]:
+    """The configuration, and the texts of what comes from environment variables."""
     faults: dict[str, str] = {}
-    values, wrong = convert_all(dict(_read(cfg, faults)))
-    texts = _environment_texts(cfg)
+    values, wrong = convert_all(dict(read(cfg, faults)))
+    texts = environment_texts(cfg)
     for name in wrong.keys() & texts.keys():
         origin = secrets.source(texts[name])
         wrong[name] = f"found a value from {origin}; expected {keys()[name].expected()}"
@@ -203,7 +212,7 @@ def resolve(cfg: DictConfig, arguments: Sequence[str] = ()) -> Config:
         lines.append(secrets.hide(line, {name: get(config, name) for name in names}, texts))
     if lines:
         raise refusal("the configuration", lines)
-    return config
+    return config, texts
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -211,49 +220,17 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     return resolve(OmegaConf.create(dict(values)))
 
 
-def _read(cfg: DictConfig, faults: dict[str, str]) -> Iterator[tuple[str, Any]]:
-    """Every known key with its value, interpolations resolved; the rest goes to `faults`."""
-    for top in cfg:
-        if top == "hydra":
-            continue
-        if top not in sections():
-            yield from _value(cfg, str(top), str(top), faults)
-            continue
-        section = next((value for _, value in _value(cfg, top, None, faults)), None)
-        if isinstance(section, DictConfig):
-            for leaf in section:
-                yield from _value(section, leaf, f"{top}.{leaf!s}", faults)
-        elif top not in faults:
-            faults[top] = f"found {section!r}; expected a section with keys"
-
-
-def _value(
-    node: DictConfig, leaf: Any, name: str | None, faults: dict[str, str]
-) -> Iterator[tuple[str, Any]]:
-    """One value of `node`, or a fault; `name` is None for a section, which stays a node."""
-    if name is not None and name not in keys():
-        faults[name] = f"there is no such key. {did_you_mean(name)}"
-        return
-    try:
-        value = node[leaf]
-        if name is not None and OmegaConf.is_config(value):
-            value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue:
-        faults[name or leaf] = f"has no value yet. Give it as {name or leaf}=VALUE"
-    except (OmegaConfBaseException, ValueError) as error:
-        text = str(error).splitlines()[0]
-        faults[name or leaf] = re.sub(r"^\w+ raised while resolving interpolation: ", "", text)
-    else:
-        yield name or leaf, value
-
-
-def public_dict(cfg: DictConfig, resolved: Config | None = None) -> dict[str, Any]:
+def public_dict(cfg: DictConfig) -> dict[str, Any]:
     """Everything resolved, except `${oc.env:...}`, which stays as text: no secret is written.
 
-    Complete and flat of Hydra: as `config.yaml` it runs again. resolved: `resolve(cfg)`.
+    Complete and flat of Hydra: as `config.yaml` it runs again. Raises ConfigError.
     """
-    public: dict[str, Any] = _escaped(asdict(resolved or resolve(cfg)))
-    for name, text in _environment_texts(cfg).items():
+    return resolve_both(cfg)[1]
+
+
+def _public(config: Config, texts: Mapping[str, Any]) -> dict[str, Any]:
+    public: dict[str, Any] = _escaped(asdict(config))
+    for name, text in texts.items():
         section, _, leaf = name.rpartition(".")
         (public[section] if section else public)[leaf] = text
     return public
@@ -268,25 +245,6 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     return value
-
-
-def _environment_texts(cfg: DictConfig) -> dict[str, Any]:
-    """The values that come from environment variables, with `${oc.env:...}` unresolved."""
-    OmegaConf.register_new_resolver("oc.env", secrets.lookup, replace=True)
-    try:
-        found = dict(_read(_uncached(cfg), {}))
-    finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-    found = {name: value for name, value in found.items() if "${oc.env:" in str(value)}
-    plain = dict(_read(cfg, {})) if found else {}  # an escaped one is the same in both
-    return {name: value for name, value in found.items() if value != plain.get(name)}
-
-
-def _uncached(cfg: DictConfig) -> DictConfig:
-    copy = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
-    OmegaConf.copy_cache(from_config=cfg, to_config=copy)  # the same ${now:...}
-    assert isinstance(copy, DictConfig)
-    return copy
 
 
 def group_choices(cfg: DictConfig) -> dict[str, str]:

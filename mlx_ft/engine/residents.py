@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_ft import lora_files
 from mlx_ft.engine.slots import Slots
+from mlx_ft.errors import AdapterError
 
 
 @dataclass(eq=False)
 class Adapter:
     """One that was loaded. key: tells it from another one that had its name. users: requests that
-    are waiting or answered; there while it has some, even when unloaded.
+    are waiting or answered; there while it has some, even when unloaded. seen: its files as they
+    were when it was loaded, for it may be read again.
     """
 
     name: str
@@ -21,6 +25,7 @@ class Adapter:
     folder: Path
     users: int = 0
     used: float = 0.0
+    seen: tuple[tuple[int, int, int], ...] | None = None
 
 
 class Residents:
@@ -33,12 +38,19 @@ class Residents:
     def bring(self, adapter: Adapter, budget: int) -> None:
         """Have it on the model; the longest unused ones go when all have more bytes than that.
 
-        Raises AdapterError.
+        Raises AdapterError, also when its folder has another one by now.
         """
         adapter.used = time.monotonic()
         if adapter.key in self._slots:
             return
+        seen = _stamps(adapter.folder)
+        if adapter.seen is not None and seen != adapter.seen:
+            raise AdapterError(
+                f"the files of the adapter {adapter.name!r} have changed since it was loaded, and "
+                "it was in memory no longer. Load it again"
+            )
         self._slots.load(adapter.key, adapter.folder)
+        adapter.seen = seen
         self._here[adapter.key] = adapter
         while self._slots.nbytes > budget:
             unused = [one for one in self._here.values() if one is not adapter and not one.users]
@@ -59,3 +71,13 @@ class Residents:
     def _take_off(self, adapter: Adapter) -> None:
         self._slots.unload(adapter.key)
         del self._here[adapter.key]
+
+
+def _stamps(folder: Path) -> tuple[tuple[int, int, int], ...]:
+    """What tells an adapter's files from others; of files that are not there, none."""
+    found = []
+    for name in (lora_files.SETTINGS, lora_files.WEIGHTS):
+        with suppress(OSError):
+            stat = (folder / name).stat()
+            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return tuple(found)

@@ -15,7 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from mlx_ft import lora
+from mlx_ft import lora, lora_files
 from mlx_ft.errors import AdapterError
 
 BASE = 0  # the slot of rows without an adapter: zeros
@@ -143,7 +143,7 @@ class Slots:
 
         Raises AdapterError that lists what does not fit; the model is then as before.
         """
-        adapter, arrays = lora.read(folder, [[*layer] for layer in self._layers])
+        adapter, arrays = lora_files.read(folder, [[*layer] for layer in self._layers])
         chosen = self._layers[max(0, len(self._layers) - adapter.num_layers) :]
         places = dict(layer[key] for layer in chosen for key in layer if key in adapter.keys)
         if others := sum(not _is_plain(module) for module in places.values()):
@@ -156,7 +156,7 @@ class Slots:
             inputs, outputs = _size(module)
             expected[f"{path}.lora_a"] = (inputs, adapter.rank)
             expected[f"{path}.lora_b"] = (adapter.rank, outputs)
-        if faults := lora.mismatches(expected, arrays):
+        if faults := lora_files.mismatches(expected, arrays):
             raise AdapterError(f"the adapter in {folder} does not fit this model", faults)
         self.unload(name)
         slot = self._slots[name] = len(self._slots) + 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mlx_ft import lora
+from mlx_ft import lora_files
 from mlx_ft.config.schema import Config
 from mlx_ft.data_report import name_of
 from mlx_ft.export.source import Source
@@ -37,7 +37,7 @@ class Card:
     kind: str
     base: str
     on_hub: bool
-    adapter: lora.Adapter
+    adapter: lora_files.Adapter
     use: tuple[str, str]
     facts: Sequence[tuple[str, str]] = field(default=())
 

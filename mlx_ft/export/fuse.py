@@ -17,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
-from mlx_ft import lora
+from mlx_ft import lora, lora_files
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import ModelError
 from mlx_ft.export import rows
@@ -39,7 +39,7 @@ class Fused:
 
     model: nn.Module
     config: dict[str, Any]
-    adapter: lora.Adapter
+    adapter: lora_files.Adapter
     dtype: str
     notes: tuple[str, ...]
 

@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import save
 
-from mlx_ft import lora
+from mlx_ft import lora_files
 from mlx_ft.errors import AdapterError
 from mlx_ft.export import rows
 
@@ -64,8 +64,8 @@ def files(folder: Path, base_name: str, config: Mapping[str, Any]) -> dict[str, 
             f"its projections otherwise. It can for: {', '.join(sorted(SAME_NAMES))}. Or fuse it: "
             "mlx-ft fuse"
         )
-    adapter, _ = lora.read_settings(folder)
-    arrays = read_arrays(folder / lora.WEIGHTS)
+    adapter, _ = lora_files.read_settings(folder)
+    arrays = read_arrays(folder / lora_files.WEIGHTS)
     places = _places(arrays, folder)
     arrays = for_transformers(arrays, config)
     weights = {_theirs(name): np.ascontiguousarray(array.T) for name, array in arrays.items()}
@@ -92,7 +92,7 @@ def files(folder: Path, base_name: str, config: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def read(folder: Path) -> tuple[lora.Adapter, dict[str, np.ndarray], dict[str, Any]]:
+def read(folder: Path) -> tuple[lora_files.Adapter, dict[str, np.ndarray], dict[str, Any]]:
     """(adapter, its arrays by mlx-lm's names, PEFT's settings) of a PEFT folder.
 
     Raises AdapterError that lists everything that cannot be taken over.
@@ -110,7 +110,7 @@ def read(folder: Path) -> tuple[lora.Adapter, dict[str, np.ndarray], dict[str, A
             f"{folder / SETTINGS} is not a LoRA description: {type(error).__name__}: {error}"
         ) from None
     arrays = read_arrays(folder / WEIGHTS)
-    faults = lora.number_faults({"r": rank, "lora_alpha": alpha, "lora_dropout": dropout})
+    faults = lora_files.number_faults({"r": rank, "lora_alpha": alpha, "lora_dropout": dropout})
     faults += _refused(settings) + ([] if faults else _shapes(arrays, rank))
     if faults:
         raise AdapterError(f"the PEFT adapter in {folder} cannot be taken over:", faults)
@@ -120,10 +120,12 @@ def read(folder: Path) -> tuple[lora.Adapter, dict[str, np.ndarray], dict[str, A
     keys = tuple(sorted({match.group(3) for match in names}))
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     # How many there are in all only the model knows: `fit` counts from the last.
-    return lora.Adapter(int(rank), scale, float(dropout), layers[0], keys), found, settings
+    return lora_files.Adapter(int(rank), scale, float(dropout), layers[0], keys), found, settings
 
 
-def fit(adapter: lora.Adapter, arrays: Mapping[str, np.ndarray], layers: int) -> lora.Adapter:
+def fit(
+    adapter: lora_files.Adapter, arrays: Mapping[str, np.ndarray], layers: int
+) -> lora_files.Adapter:
     """The adapter for a model of so many layers. Raises AdapterError unless it is on the last ones.
 
     adapter: of `read`, with its first layer as `num_layers`.
@@ -135,7 +137,9 @@ def fit(adapter: lora.Adapter, arrays: Mapping[str, np.ndarray], layers: int) ->
             f"the adapter is on the layers {', '.join(map(str, sorted(there)))} of {layers}; "
             "expected the last ones, without a gap"
         )
-    return lora.Adapter(adapter.rank, adapter.scale, adapter.dropout, layers - first, adapter.keys)
+    return lora_files.Adapter(
+        adapter.rank, adapter.scale, adapter.dropout, layers - first, adapter.keys
+    )
 
 
 def _places(arrays: Mapping[str, np.ndarray], folder: Path) -> set[tuple[int, str]]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlx_ft import adapter_folder, lora, memory, runtime
+from mlx_ft import adapter_folder, lora, lora_files, memory, runtime
 from mlx_ft.adapter_template import read_template
 from mlx_ft.config.schema import Config, ModelConfig, PathsConfig
 from mlx_ft.data import template
@@ -126,7 +126,7 @@ def find(reference: str | None, model: str | None = None) -> Source:
         adapter = run.adapter
     else:
         run = _run_around(adapter)
-    _, settings = lora.read_settings(adapter)
+    _, settings = lora_files.read_settings(adapter)
     about = settings.get("mlx_ft")
     about = about if isinstance(about, dict) else {}
     config = _bare(adapter, model) if run is None else run.config
@@ -140,7 +140,7 @@ def find(reference: str | None, model: str | None = None) -> Source:
 def _adapter_folder(reference: str) -> Path | None:
     try:
         path = Path(reference).expanduser()
-        return path if (path / lora.SETTINGS).is_file() else None
+        return path if (path / lora_files.SETTINGS).is_file() else None
     except (OSError, RuntimeError):
         return None  # too long, not permitted, no such user: no folder
 
@@ -164,7 +164,7 @@ def _bare(adapter: Path, model: str | None) -> Config:
 
 def _check_order(adapter: Path, about: Mapping[str, Any], located: models.Located) -> None:
     """Raise AdapterError for a base whose rows of q and k lie in another order than before."""
-    keys = lora.read_settings(adapter)[0].keys  # none: all projections
+    keys = lora_files.read_settings(adapter)[0].keys  # none: all projections
     moved = not keys or any(key.rpartition(".")[2] in rows.HEADS for key in keys)
     if not moved or located.config.get("model_type") not in rows.FAMILIES:
         return

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ft import durable, lora
+from mlx_ft import durable, lora, lora_files
 from mlx_ft.adapter_template import read_template
 from mlx_ft.config import quoted
 from mlx_ft.config.schema import ModelConfig
@@ -57,7 +57,7 @@ def take(
     files = {} if template is None else {TEMPLATE: template}
     added = sorted(_added_tokens(folder) - _added_tokens(located.path))
     with place.appearing(out) as made:
-        for name, content in lora.saved_files(weights, adapter, about, files).items():
+        for name, content in lora_files.saved_files(weights, adapter, about, files).items():
             durable.write(made / name, content)
     if named and named not in (path, located.name, _hub_name(located)):
         say(f"made for {named}, taken for {located.name}: the shapes fit, the rest is your word")
@@ -70,7 +70,7 @@ def take(
 
 
 def train_settings(
-    out: Path, model: str, adapter: lora.Adapter, revision: str | None = None
+    out: Path, model: str, adapter: lora_files.Adapter, revision: str | None = None
 ) -> list[str]:
     """The settings with which a training can begin from the adapter in `out`."""
     return [

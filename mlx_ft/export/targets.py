@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_ft import durable, lora
+from mlx_ft import durable, lora_files
 from mlx_ft.data.template import is_jinja
 from mlx_ft.errors import ModelError
 from mlx_ft.export import folder, peft, place
@@ -116,14 +116,14 @@ def to_mlx(source: Source, options: Options) -> None:
     place.check_free(options.out)
     located = source.locate()
     base = Base.of(located, options.base)
-    adapter, _ = lora.read_settings(source.adapter)
-    arrays = peft.read_arrays(source.adapter / lora.WEIGHTS)
+    adapter, _ = lora_files.read_settings(source.adapter)
+    arrays = peft.read_arrays(source.adapter / lora_files.WEIGHTS)
     if base.on_hub:
         arrays = peft.for_transformers(arrays, located.config)
     weights = {name: mx.array(array) for name, array in arrays.items()}
     about = {"step": source.about.get("step"), "base_revision": source.revision}
     about = {key: value for key, value in about.items() if value is not None}
-    files = lora.saved_files(weights, adapter, {"base_name": base.name, **about})
+    files = lora_files.saved_files(weights, adapter, {"base_name": base.name, **about})
     use = "sh", f'mlx_lm.generate --model {base.name} --adapter-path {options.out.name} --prompt ""'
     _write_adapter(source, options, located, base, files, ("mlx adapter", use))
 
@@ -137,7 +137,7 @@ def _write_adapter(
     kind: tuple[str, tuple[str, str]],
 ) -> None:
     """files: by their names. kind: of the card, and how the adapter is used."""
-    adapter, _ = lora.read_settings(source.adapter)
+    adapter, _ = lora_files.read_settings(source.adapter)
     template = source.template
     with place.appearing(options.out) as made:
         for name, content in files.items():

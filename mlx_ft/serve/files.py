@@ -44,7 +44,7 @@ def checked(file_id: str) -> str:
 
 def content(here: Server, file_id: str) -> bytes:
     """What was uploaded. Raises Missing."""
-    return (here.store.place("files", checked(file_id)) / CONTENT).read_bytes()
+    return here.store.read("files", checked(file_id), CONTENT)
 
 
 @router.post("", summary="Upload rows to train on")

@@ -14,7 +14,7 @@ from types import FrameType
 
 import uvicorn
 
-from mlx_ft import lora
+from mlx_ft import lora_files
 from mlx_ft.errors import MlxFtError, UserError
 from mlx_ft.saved import find_run
 from mlx_ft.serve import shelf
@@ -153,8 +153,8 @@ def give(server: Server, adapters: Mapping[str, str]) -> None:
 def _adapter(reference: str) -> tuple[Path, str | None]:
     """(folder, `model.path` of its base) of a run, a registered model, or an adapter's folder."""
     folder = Path(reference).expanduser()
-    if (folder / lora.SETTINGS).is_file() and not (folder.parent / "config.yaml").is_file():
-        _, settings = lora.read_settings(folder)
+    if (folder / lora_files.SETTINGS).is_file() and not (folder.parent / "config.yaml").is_file():
+        _, settings = lora_files.read_settings(folder)
         about = settings.get("mlx_ft")
         path = about.get("base_model") if isinstance(about, dict) else None
         return folder.absolute(), path if isinstance(path, str) else None

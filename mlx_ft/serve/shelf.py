@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_ft import lora
+from mlx_ft import lora_files
 from mlx_ft.data.template import is_jinja
 from mlx_ft.errors import AdapterError, ModelError
 from mlx_ft.models.folder import safetensors_header
@@ -19,7 +19,7 @@ from mlx_ft.serve import names
 from mlx_ft.serve.bases import BASE, Bases
 from mlx_ft.serve.store import Missing, Store
 
-FILES = (lora.WEIGHTS, lora.SETTINGS, TEMPLATE)
+FILES = (lora_files.WEIGHTS, lora_files.SETTINGS, TEMPLATE)
 LARGEST = 4 << 30  # bytes of an adapter's weights
 LARGEST_TEXT = 1 << 20
 FLOATS = ("F32", "F16", "BF16")
@@ -115,7 +115,7 @@ class Shelf:
 
     def say(self, adapter: Adapter, about: Mapping[str, Any]) -> Adapter:
         """Note more about one in the store. Raises Missing, OSError."""
-        self._store.write_about("adapters", adapter.name, {**adapter.about, **about})
+        self._store.add_about("adapters", adapter.name, about)
         return self._kept(adapter.name)
 
     def remove(self, name: str) -> None:
@@ -153,7 +153,7 @@ def check(folder: Path) -> None:
     Their shapes are held against the model when it is loaded.
     """
     faults = [f"{name} is a link" for name in FILES if (folder / name).is_symlink()]
-    for name, most in ((lora.WEIGHTS, LARGEST), (lora.SETTINGS, LARGEST_TEXT),
+    for name, most in ((lora_files.WEIGHTS, LARGEST), (lora_files.SETTINGS, LARGEST_TEXT),
                        (TEMPLATE, LARGEST_TEXT)):  # fmt: skip
         path = folder / name
         if path.is_file() and path.stat().st_size > most:
@@ -162,11 +162,11 @@ def check(folder: Path) -> None:
         raise AdapterError(f"{folder.name} cannot be used as an adapter:", faults)
     if (folder / TEMPLATE).is_file() and not _is_template(folder / TEMPLATE):
         faults.append(f"{TEMPLATE} is no template")
-    adapter, _ = lora.read_settings(folder)
+    adapter, _ = lora_files.read_settings(folder)
     if not (1 <= adapter.rank <= 4096 and abs(adapter.scale) <= 10**6):
         faults.append(f"rank {adapter.rank}, scale {adapter.scale:g}: no adapter has these")
     try:
-        header = safetensors_header(folder / lora.WEIGHTS)
+        header = safetensors_header(folder / lora_files.WEIGHTS)
     except ModelError as error:
         raise AdapterError(f"{folder.name} cannot be used as an adapter:", [str(error)]) from error
     for name, tensor in header.items():

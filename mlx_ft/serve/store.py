@@ -99,10 +99,11 @@ class Store:
             durable.replace_folder(path, {**files, ABOUT: content}, self._moving)
         return path
 
-    def write_about(self, kind: str, name: str, about: Mapping[str, Any]) -> None:
-        """Say something else of it. Raises Missing, OSError."""
-        content = (json.dumps(dict(about), indent=1) + "\n").encode()
+    def add_about(self, kind: str, name: str, more: Mapping[str, Any]) -> None:
+        """Say something more of it, or something else. Raises Missing, OSError."""
         with self._moving:
+            about = {**self.about(kind, name), **more}
+            content = (json.dumps(about, indent=1) + "\n").encode()
             durable.write(self.place(kind, name) / ABOUT, content)
 
     def remove(self, kind: str, name: str) -> None:

@@ -16,11 +16,12 @@ from mlx_ft import durable
 from mlx_ft.config.compose import refusal
 from mlx_ft.errors import ConfigError
 from mlx_ft.runfolder import read_json
-from mlx_ft.sweeper.accept import Settings, accept, look_at, own_folders
+from mlx_ft.sweeper.accept import accept, look_at, own_folders
 from mlx_ft.sweeper.book import DONE
 from mlx_ft.sweeper.grid import Trial
 from mlx_ft.sweeper.prune import Rule, is_reversed, read_curve
 from mlx_ft.sweeper.search import Outcome, ask, check_installed
+from mlx_ft.sweeper.settings import Settings
 from mlx_ft.sweeper.space import Point, Space
 from mlx_ft.sweeper.table import minimizes
 

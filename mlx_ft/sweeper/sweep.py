@@ -12,12 +12,13 @@ from omegaconf import DictConfig, read_write
 from mlx_ft.config.schema import Config
 from mlx_ft.runfolder import JOURNAL, read_json
 from mlx_ft.sweeper import report
-from mlx_ft.sweeper.accept import accept, choose_launcher, settings_of
+from mlx_ft.sweeper.accept import accept
 from mlx_ft.sweeper.book import DONE
 from mlx_ft.sweeper.grid import expand
 from mlx_ft.sweeper.points import Search
 from mlx_ft.sweeper.prune import Rule
 from mlx_ft.sweeper.running import Running
+from mlx_ft.sweeper.settings import choose_launcher, settings_of
 from mlx_ft.sweeper.stop import Stop
 from mlx_ft.sweeper.table import best_of
 

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mlx_ft import durable
-from mlx_ft.config.compose import explain, group_choices, public_dict, resolve
+from mlx_ft.config.compose import explain, group_choices, resolve_both
 from mlx_ft.config.screen import fit
 from mlx_ft.errors import Interrupted, InUseError, MlxFtError
 from mlx_ft.sweeper.book import TRIAL
@@ -81,10 +81,10 @@ def _run(cfg: DictConfig, hydra: DictConfig) -> dict[str, Any]:
 
     task = OmegaConf.to_container(hydra.overrides.task)
     assert isinstance(task, list)
-    config, folder = resolve(cfg), Path(hydra.runtime.output_dir)
+    (config, public), folder = resolve_both(cfg), Path(hydra.runtime.output_dir)
     result = run(
         config,
-        public=public_dict(cfg),
+        public=public,
         run_dir=folder,
         parent_run_id=os.environ.get(PARENT_RUN) or None,
         overrides=[str(text).lstrip("+") for text in task],

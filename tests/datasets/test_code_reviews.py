@@ -96,6 +96,7 @@ def test_nothing_leaks(splits: Rows) -> None:
     assert set(make.REQUESTS["train"]).isdisjoint(requests)
 
 
+@pytest.mark.slow
 def test_faults_show_and_mended_code_passes(splits: Rows) -> None:
     """All 200: `make --check`."""
     assert list(make.wrong(splits["test"] + splits["valid"])) == []

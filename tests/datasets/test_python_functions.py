@@ -95,6 +95,7 @@ def test_nothing_leaks(splits: Rows) -> None:
     assert len(set(requests)) == 500
 
 
+@pytest.mark.slow
 def test_answers_pass_and_wrong_ones_fail(
     splits: Rows, tasks: dict[str, list[families.Task]]
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft import lora
+from mlx_ft import lora, lora_files
 from mlx_ft.config.schema import LoraConfig
 from tests.fakes import randomize
 from tests.models import tiny
@@ -28,7 +28,7 @@ def save(config, folder: Path, names=SHAPES) -> dict[str, Path]:
         adapter = lora.attach(model, SHAPES[name])
         randomize(model, seed=seed, scale=0.3)
         found[name] = folder / name
-        lora.save(lora.parameters(model), adapter, found[name], {})
+        lora_files.save(lora.parameters(model), adapter, found[name], {})
     return found
 
 

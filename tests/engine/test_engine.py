@@ -1,6 +1,7 @@
 """Answers of many at once are those of each alone."""
 
 import queue
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -217,6 +218,21 @@ def test_adapters_over_the_budget_come_and_go(make, folders):
         assert Asked(engine, [4, 5], name).tokens()[0] == alone(folders, [4, 5], name)
         assert len(engine.call(lambda: engine._slots.names)) == 1
     assert set(engine.adapters) == set(SHAPES)
+
+
+def test_an_adapter_that_was_replaced_while_it_was_away_does_not_answer(make, folders, tmp_path):
+    shutil.copytree(folders["small"], tmp_path / "a")
+    engine = make(Limits(adapters=1))
+    engine.load("a", tmp_path / "a")
+    engine.load("large", folders["large"])  # "a" goes
+    shutil.rmtree(tmp_path / "a")
+    shutil.copytree(folders["large"], tmp_path / "a")
+    end = Asked(engine, [1, 2], "a").end()
+    assert isinstance(end, Failed)
+    assert "have changed since it was loaded" in str(end.error)
+    assert Asked(engine, [1, 2], "large").tokens()[0] == alone(folders, [1, 2], "large")
+    engine.load("a", tmp_path / "a")
+    assert Asked(engine, [1, 2], "a").tokens()[0] == alone(folders, [1, 2], "large")
 
 
 def test_what_cannot_be_loaded_is_said_and_changes_nothing(make, folders, tmp_path):

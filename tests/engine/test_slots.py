@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_ft import lora
+from mlx_ft import lora, lora_files
 from mlx_ft.engine.slots import Routed, Slots
 from mlx_ft.errors import AdapterError
 from tests.engine.adapters import SHAPES, save, with_adapter
@@ -132,10 +132,10 @@ def test_mlx_lms_ways_of_saying_all(slots, tmp_path):
     folder = save(None, tmp_path, ["other"])["other"]
     slots.load("x", folder)
     expected = answers(slots, ["x"])
-    settings = json.loads((folder / lora.SETTINGS).read_text())
+    settings = json.loads((folder / lora_files.SETTINGS).read_text())
     settings["num_layers"] = -1
     del settings["lora_parameters"]["keys"]
-    (folder / lora.SETTINGS).write_text(json.dumps(settings))
+    (folder / lora_files.SETTINGS).write_text(json.dumps(settings))
     slots.load("y", folder)
     assert np.array_equal(answers(slots, ["y"]), expected)
 
@@ -143,10 +143,10 @@ def test_mlx_lms_ways_of_saying_all(slots, tmp_path):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_none_are_refused_by_name(slots, tmp_path, value):
     folder = save(None, tmp_path, ["small"])["small"]
-    arrays = mx.load(str(folder / lora.WEIGHTS))
+    arrays = mx.load(str(folder / lora_files.WEIGHTS))
     name = sorted(arrays)[-1]
     arrays[name][-1, -1] = value
-    mx.save_safetensors(str(folder / lora.WEIGHTS), arrays)
+    mx.save_safetensors(str(folder / lora_files.WEIGHTS), arrays)
     with pytest.raises(AdapterError, match="does not fit this model") as error:
         slots.load("x", folder)
     assert f"{name}: holds NaN or infinity" in str(error.value)

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft import lora
+from mlx_ft import lora, lora_files
 from mlx_ft.config.schema import LoraConfig
 from tests.fakes import randomize
 from tests.models import tiny
@@ -72,7 +72,7 @@ def save_adapter(folder: Path, model: nn.Module, base: Path | str, **about: Any)
     config = LoraConfig(rank=4, alpha=12, num_layers=2, target_modules="all-linear")
     adapter = lora.attach(model, config)
     randomize(model)
-    lora.save(lora.parameters(model), adapter, folder, {"base_model": str(base), **about})
+    lora_files.save(lora.parameters(model), adapter, folder, {"base_model": str(base), **about})
     return model
 
 

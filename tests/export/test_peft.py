@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlx_ft import lora
+from mlx_ft import lora, lora_files
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.errors import AdapterError
 from mlx_ft.export import peft
@@ -23,7 +23,7 @@ def saved(tmp_path):
     model = tiny.build(FOUR)
     adapter = lora.attach(model, LoraConfig(rank=3, alpha=12, num_layers=2, dropout=0.1))
     randomize(model)
-    lora.save(lora.parameters(model), adapter, tmp_path / "adapter", {})
+    lora_files.save(lora.parameters(model), adapter, tmp_path / "adapter", {})
     return model, tmp_path / "adapter"
 
 
@@ -73,7 +73,7 @@ def test_what_is_read_is_the_same_adapter(saved, tmp_path, rslora):
     assert adapter.scale == pytest.approx(4)
     again = tiny.build(FOUR)
     weights = {name: mx.array(array) for name, array in arrays.items()}
-    lora.save(weights, adapter, tmp_path / "again", {})
+    lora_files.save(weights, adapter, tmp_path / "again", {})
     lora.load(again, tmp_path / "again")
     np.testing.assert_allclose(logits(again), logits(model), rtol=1e-5, atol=1e-6)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlx_ft import initial, lora
+from mlx_ft import initial, lora, lora_files
 from mlx_ft.config.compose import CommandLine, accept
 from mlx_ft.config.schema import ModelConfig
 from mlx_ft.errors import AdapterError, ModelError, OutputError
@@ -86,7 +86,7 @@ def test_for_a_gguf_base_rows_are_put_in_pairs(tmp_path):
 
 def test_its_settings_are_those_of_a_training(exported, tmp_path):
     take(tmp_path)
-    adapter, _ = lora.read_settings(tmp_path / "mine")
+    adapter, _ = lora_files.read_settings(tmp_path / "mine")
     given = taking.train_settings(tmp_path / "mine", "org/base", adapter, "main")
     config = accept(CommandLine((*given, "data=custom", "data.path=rows.jsonl"))).config
     assert config.lora.init_from == str(tmp_path / "mine")
@@ -151,7 +151,7 @@ def change(folder, name, **changes):
 def test_a_scale_of_many_digits_is_accepted_as_it_is_printed(exported, tmp_path):
     change(tmp_path / "peft", peft.SETTINGS, lora_alpha=32 / 3)
     start = f"lora.init_from={take(tmp_path)}"
-    adapter, _ = lora.read_settings(tmp_path / "mine")
+    adapter, _ = lora_files.read_settings(tmp_path / "mine")
     printed = taking.train_settings(tmp_path / "mine", "embedded", adapter)
     initial.find(accept(CommandLine(tuple(printed))).config.lora)
     with pytest.raises(AdapterError) as error:

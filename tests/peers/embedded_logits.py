@@ -13,7 +13,7 @@ runtime.prepare()
 import mlx.core as mx  # noqa: E402
 import numpy as np  # noqa: E402
 
-from mlx_ft import lora, optim, trainer  # noqa: E402
+from mlx_ft import lora, lora_files, optim, trainer  # noqa: E402
 from mlx_ft.config.schema import LoraConfig, ModelConfig, OptimizerConfig, TrainConfig  # noqa: E402
 from mlx_ft.data.batch import Batches  # noqa: E402
 from mlx_ft.data.chat import Example  # noqa: E402
@@ -66,7 +66,7 @@ def main() -> None:
     ours = logits(loaded.model, tokens)
     report("the base, without the adapter", base, ours)
     with tempfile.TemporaryDirectory() as folder:
-        lora.save(state.adapter(), adapter, Path(folder), {})
+        lora_files.save(state.adapter(), adapter, Path(folder), {})
         model, _ = mlx_lm.load(str(located.path), adapter_path=folder)
     report("mlx-lm as it comes (4 bits)", logits(model, tokens), ours)
     dequantize(model)

@@ -20,7 +20,7 @@ import mlx.nn as nn  # noqa: E402
 import numpy as np  # noqa: E402
 
 import mlx_ft  # noqa: E402
-from mlx_ft import generation, lora  # noqa: E402
+from mlx_ft import generation, lora_files  # noqa: E402
 from mlx_ft.data import template  # noqa: E402
 from mlx_ft.data.chat import generation_prompt  # noqa: E402
 from mlx_ft.data.render import Renderer  # noqa: E402
@@ -77,9 +77,9 @@ def logits(model: nn.Module, tokens: list[int]) -> np.ndarray:
 
 def without_effect(found: Source, folder: Path) -> Source:
     """The same base under an adapter of zeros, to have the base alone written."""
-    adapter, _ = lora.read_settings(found.adapter)
-    arrays = mx.load(str(found.adapter / lora.WEIGHTS))
-    lora.save({name: mx.zeros_like(a) for name, a in arrays.items()}, adapter, folder, {})
+    adapter, _ = lora_files.read_settings(found.adapter)
+    arrays = mx.load(str(found.adapter / lora_files.WEIGHTS))
+    lora_files.save({name: mx.zeros_like(a) for name, a in arrays.items()}, adapter, folder, {})
     return replace(found, adapter=folder)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mlx_ft import lora
+from mlx_ft import lora_files
 from mlx_ft.saved import TEMPLATE
 from tests.serve.hostile import TEXTS, attack
 from tests.serve.served import fine, refused, tree, until
@@ -133,28 +133,28 @@ def test_an_adapter_of_other_weights_is_refused(served, models):
 
 def damage_shape(folder):
     save_file({"model.layers.0.self_attn.q_proj.lora_a": np.zeros((3, 3), np.float32)},
-              folder / lora.WEIGHTS)  # fmt: skip
+              folder / lora_files.WEIGHTS)  # fmt: skip
 
 
 def damage_header(folder):
-    (folder / lora.WEIGHTS).write_bytes(b"\xff" * 100)
+    (folder / lora_files.WEIGHTS).write_bytes(b"\xff" * 100)
 
 
 def damage_names(folder):
-    save_file({"os.system": np.zeros(3, np.float32)}, folder / lora.WEIGHTS)
+    save_file({"os.system": np.zeros(3, np.float32)}, folder / lora_files.WEIGHTS)
 
 
 def damage_settings(folder):
-    (folder / lora.SETTINGS).write_text(json.dumps({"lora_parameters": {"rank": 10**9}}))
+    (folder / lora_files.SETTINGS).write_text(json.dumps({"lora_parameters": {"rank": 10**9}}))
 
 
 def damage_link(folder):
-    (folder / lora.SETTINGS).rename(folder / "elsewhere")
-    (folder / lora.SETTINGS).symlink_to(folder / "elsewhere")
+    (folder / lora_files.SETTINGS).rename(folder / "elsewhere")
+    (folder / lora_files.SETTINGS).symlink_to(folder / "elsewhere")
 
 
 def damage_kind(folder):
-    save_file({"a.lora_a": np.zeros(3, np.int32)}, folder / lora.WEIGHTS)
+    save_file({"a.lora_a": np.zeros(3, np.int32)}, folder / lora_files.WEIGHTS)
 
 
 def damage_template(folder):

@@ -37,11 +37,17 @@ def test_what_is_put_is_there_and_what_is_removed_is_not(store):
     with pytest.raises(Taken):
         store.put("datasets", "b", {}, {})
     store.put("datasets", "b", {"rows.jsonl": b"{}\n{}\n"}, {"rows": 2}, replace=True)
-    store.write_about("datasets", "b", {"rows": 3})
-    assert store.about("datasets", "b") == {"rows": 3}
+    created = store.about("datasets", "b")["created"]
+    store.add_about("datasets", "b", {"rows": 3, "more": "x"})
+    assert store.about("datasets", "b") == {"rows": 3, "more": "x", "created": created}
+    assert store.read("datasets", "b", "rows.jsonl") == b"{}\n{}\n"
     store.remove("datasets", "b")
     assert store.names("datasets") == ["a"]
-    for ask in (store.place, store.about, store.remove, store.size):
+    for ask in (
+        store.place, store.about, store.remove, store.size,
+        lambda kind, name: store.read(kind, name, "rows.jsonl"),
+        lambda kind, name: store.add_about(kind, name, {}),
+    ):  # fmt: skip
         with pytest.raises(Missing):
             ask("datasets", "b")
 
@@ -73,7 +79,8 @@ def test_hostile_names_touch_nothing(store, tmp_path, name):
         for ask in (
             store.place, store.about, store.remove, store.size,
             lambda kind, name: store.put(kind, name, {"x": b"2"}, {}, replace=True),
-            lambda kind, name: store.write_about(kind, name, {}),
+            lambda kind, name: store.add_about(kind, name, {}),
+            lambda kind, name: store.read(kind, name, "file"),
         ):  # fmt: skip
             with pytest.raises((BadName, Missing)):
                 ask(kind, name)

@@ -46,6 +46,7 @@ def swept_once(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_the_best_adapter_of_a_sweep_is_found_by_its_name(swept, capsys):
     capsys.readouterr()
     rows = (swept / "outputs/sweeps/rates/trials.md").read_text()

@@ -54,6 +54,7 @@ def abandon(tracker):
     tracker._ended = True
 
 
+@pytest.mark.slow
 def test_killed_at_each_moment(tmp_path):
     """45 moments or so: one run, each step once, the parameters once, the newest tag."""
     command = [sys.executable, "-m", "tests.tracking.killpoints", str(tmp_path)]
