@@ -1,6 +1,7 @@
 """`mlx-ft serve` on the embedded model: adapters in one batch, speed, latency, clients, start.
 
-    python benchmarks/serve.py [--quick] [--repeats 5] [--llama] [--json FILE] [--plot FILE]
+    python benchmarks/serve.py [--quick] [--repeats 5] [--llama] [--only PART ...] [--json FILE]
+                               [--plot FILE]
 
 Float32, greedy, a server in a process of its own; eight adapters of rank 8 on all projections,
 with random numbers in place of what training gives. Medians of --repeats, by turns where two are
@@ -34,6 +35,8 @@ import measuring
 import serving
 from measuring import median
 from serving import ADAPTERS, BASE, MODEL, QUESTIONS, QUICK, SPEED, STORY, Answer, Client, Size
+
+PARTS = ("mixed", "stream", "answers", "switch", "clients", "start")
 
 
 def adapters(folder: Path) -> dict[str, Path]:
@@ -127,22 +130,28 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 async def measure(
-    url: str, size: Size, repeats: int, folder: Path, files: Sequence[Path]
+    url: str, size: Size, repeats: int, folder: Path, files: Sequence[Path], parts: Sequence[str]
 ) -> dict[str, Any]:
     """All that a running server is asked for."""
     client = Client(url)
+    found: dict[str, Any] = {}
     try:
         for adapter in ADAPTERS:  # read from the disk, and its question known
             await client.post(f"/api/adapters/{adapter}/load")
         await client.post("/api/adapters/unload")
-        # The first time prompts are read; from then on they are known, to both ways alike.
-        rounds = [await mixed(client, size) for _ in range(repeats + 1)]
-        found: dict[str, Any] = {"mixed": rounds[1:]}
-        found["stream"] = await streams(client, size, repeats, folder, files)
-        answers = [await client.ask("base", STORY, size.long) for _ in range(size.answers)]
-        found["answers"] = [answer.whole for answer in answers]
-        found["switch"] = await switches(client, size)
-        found["clients"] = [await crowd(client, count, size) for count in size.clients]
+        if "mixed" in parts:
+            # The first time prompts are read; from then on they are known, to both ways alike.
+            rounds = [await mixed(client, size) for _ in range(repeats + 1)]
+            found["mixed"] = rounds[1:]
+        if "stream" in parts:
+            found["stream"] = await streams(client, size, repeats, folder, files)
+        if "answers" in parts:
+            answers = [await client.ask("base", STORY, size.long) for _ in range(size.answers)]
+            found["answers"] = [answer.whole for answer in answers]
+        if "switch" in parts:
+            found["switch"] = await switches(client, size)
+        if "clients" in parts:
+            found["clients"] = [await crowd(client, count, size) for count in size.clients]
     finally:
         await client.http.aclose()
     return found
@@ -150,32 +159,42 @@ async def measure(
 
 def say(found: dict[str, Any], size: Size) -> None:
     """The figures as tables."""
-    seconds = found["start"]
-    print(f"start: {median(seconds):.2f} s ({min(seconds):.2f}-{max(seconds):.2f})\n")
+    if seconds := found.get("start"):
+        print(f"start: {median(seconds):.2f} s ({min(seconds):.2f}-{max(seconds):.2f})\n")
+    if "mixed" in found:
+        say_mixed(found["mixed"])
+    if "stream" in found:
+        rates, same = found["stream"]["rates"], found["stream"]["same text"]
+        own = median(rates[BASE])
+        lines = [
+            [name, f"{median(values):.1f}", f"{min(values):.1f}-{max(values):.1f}",
+             f"{own / median(values):.2f}x", str(same[name])]
+            for name, values in rates.items()
+        ]  # fmt: skip
+        head = ["one client", "tokens/s", "range", "the base is", "same text"]
+        print(measuring.table(head, lines))
+    if whole := found.get("answers"):
+        print(f"\n{size.long} tokens: median {median(whole):.2f} s, 95th percentile "
+              f"{percentile(whole, 95):.2f} s of {len(whole)}\n")  # fmt: skip
+    if "switch" in found:
+        lines = [[name, f"{1000 * value:.1f}"] for name, value in found["switch"].items()]
+        print(measuring.table(["an adapter", "ms"], lines) + "\n")
+    keys = ("tokens/s", "median", "p95", "first")
+    if crowds := found.get("clients"):
+        lines = [[f"{one['clients']}", *(f"{one[key]:.2f}" for key in keys)] for one in crowds]
+        print(measuring.table(["clients", *keys], lines))
+
+
+def say_mixed(rounds: Sequence[dict[str, Any]]) -> None:
+    """Of `mixed`."""
     lines = [
-        [kind, f"{median(one[kind] for one in found['mixed']):.1f}"]
+        [kind, f"{median(one[kind] for one in rounds):.1f}"]
         for kind in ("one after another", "at once")
     ]
     print(measuring.table(["8 adapters", "tokens/s"], lines))
-    ratio = median(one["at once"] / one["one after another"] for one in found["mixed"])
-    equal = ", ".join(str(one["equal"]) for one in found["mixed"])
+    ratio = median(one["at once"] / one["one after another"] for one in rounds)
+    equal = ", ".join(str(one["equal"]) for one in rounds)
     print(f"{ratio:.2f} times; answers equal to those of the adapter alone, of 8: {equal}\n")
-    rates, same = found["stream"]["rates"], found["stream"]["same text"]
-    own = median(rates[BASE])
-    lines = [
-        [name, f"{median(values):.1f}", f"{own / median(values):.2f}x", str(same[name])]
-        for name, values in rates.items()
-    ]
-    print(measuring.table(["one client", "tokens/s", "the base is", "same text"], lines))
-    whole = found["answers"]
-    print(f"\n{size.long} tokens: median {median(whole):.2f} s, 95th percentile "
-          f"{percentile(whole, 95):.2f} s of {len(whole)}\n")  # fmt: skip
-    lines = [[name, f"{1000 * value:.1f}"] for name, value in found["switch"].items()]
-    print(measuring.table(["an adapter", "ms"], lines) + "\n")
-    keys = ("tokens/s", "median", "p95", "first")
-    lines = [[f"{one['clients']}", *(f"{one[key]:.2f}" for key in keys)]
-             for one in found["clients"]]  # fmt: skip
-    print(measuring.table(["clients", *keys], lines))
 
 
 def draw(found: Sequence[dict[str, float]], axes: Any) -> None:
@@ -200,6 +219,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="little of everything: does it run?")
     parser.add_argument("--llama", action="store_true", help="llama.cpp, too")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART",
+                        help=", ".join(PARTS))  # fmt: skip
     arguments = parser.parse_args()
     size, about = (QUICK if arguments.quick else Size()), measuring.machine()
     with tempfile.TemporaryDirectory() as scratch:
@@ -207,20 +228,23 @@ def main() -> None:
         given = [f"--adapter={name}={path}" for name, path in adapters(folder).items()]
         files = serving.exported(folder) if arguments.llama else []
         seconds = []
-        for _ in range(arguments.repeats + 1):  # the first one is not counted
+        starts = arguments.repeats + 1 if "start" in arguments.only else 0
+        for _ in range(starts):  # the first one is not counted
             server, took = serving.start(folder)
             server.end()
             server.close()
             seconds.append(took)
         server, _ = serving.start(folder, *given)
         try:
-            found = asyncio.run(measure(server.url, size, arguments.repeats, folder, files))
+            asked = size, arguments.repeats, folder, files, arguments.only
+            found = asyncio.run(measure(server.url, *asked))
         finally:
             server.close()
     found["start"] = seconds[1:]
     say(found, size)
     measuring.keep(arguments.json, found, about)
-    measuring.plot(arguments.plot, lambda axes: draw(found["clients"], axes), columns=2)
+    if "clients" in found:
+        measuring.plot(arguments.plot, lambda axes: draw(found["clients"], axes), columns=2)
 
 
 if __name__ == "__main__":
