@@ -139,7 +139,7 @@ def llama_cpp(gguf: Path, size: Size, folder: Path) -> list[dict[str, Any]]:
 def exported(folder: Path) -> list[Path]:
     """GGUF files of the model with an adapter in it."""
     command = [sys.executable, "-m", "mlx_ft", "export", str(folder / ADAPTERS[0]), "--to", "gguf",
-               "--model", "embedded"]  # fmt: skip
+               "--model", "embedded", "--force"]  # fmt: skip
     files = []
     for dtype in ("float32", "q8_0"):
         files.append(folder / f"{dtype}.gguf")

@@ -22,8 +22,8 @@ def main(folder: Path, names: list[str]) -> None:
     located = locate(ModelConfig(), runtime.default_cache_dir())
     model = load(located, ModelConfig(), compute_dtype="float32", dequantize=True).model
     for seed, name in enumerate(names):
-        adapter = lora.attach(model, LoraConfig(rank=8, alpha=16, num_layers="all"))
         mx.random.seed(seed)
+        adapter = lora.attach(model, LoraConfig(rank=8, alpha=16, num_layers="all"))
         moved = {
             name: array + 0.01 * mx.random.normal(array.shape)
             for name, array in lora.parameters(model).items()
