@@ -58,15 +58,10 @@ def what_came(folder):
                 ("seed", ["1", "2"]),
                 ("lora.dropout", ["0.3", "0.0"]),
                 ("data.packing", ["none", "segments"]),
-            ]
-        ),
-        *(
-            pytest.param(key, values, marks=pytest.mark.long)
-            for key, values in [
                 ("memory_profile.max_seq_length", ["16", "64"]),
-                ("train.offload_frozen", ["true", "false"]),
             ]
         ),
+        pytest.param("train.offload_frozen", ["true", "false"], marks=pytest.mark.long),
     ],
 )
 def test_a_trial_is_the_run_that_it_would_be_alone(place, swept, values):

@@ -98,7 +98,7 @@ def test_each_launcher_runs_the_same_sweep(place, begin, serial, launcher):
     assert "nothing was run" in again.communicate(timeout=TIMEOUT)[0]
 
 
-LONG = ["train.max_steps=300", "checkpoint.every=5", "eval.every=0", "eval.before=false"]
+LONG = ["train.max_steps=150", "checkpoint.every=5", "eval.every=0", "eval.before=false"]
 
 
 def steps_of(place: Path, name: str) -> list[int]:
@@ -136,7 +136,7 @@ def test_a_worker_that_dies_loses_nothing(place, begin):
     assert sum("goes on from" in log or "begins again" in log for log in logs) >= 1
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ctrl_c_saves_the_trials_that_run_and_the_sweep_goes_on(place, begin):
     sweep = begin(*arguments("joblib", *LONG))
     wait_until_two_train(sweep, place, "joblib")

@@ -53,20 +53,14 @@ def _value(
 
 def environment_texts(cfg: DictConfig) -> dict[str, Any]:
     """The values that come from environment variables, with `${oc.env:...}` unresolved."""
-    faults: dict[str, str] = {}
+    # With what is Hydra's own: values may be taken from there.
+    copy: DictConfig = OmegaConf.masked_copy(cfg, [*cfg])
+    OmegaConf.copy_cache(from_config=cfg, to_config=copy)  # the same ${now:...}
     OmegaConf.register_new_resolver("oc.env", secrets.lookup, replace=True)
     try:
-        found = dict(read(_copy(cfg, [name for name in cfg if name != "hydra"]), faults))
-        if faults:  # of values that are of Hydra's own, perhaps, which is as much again to copy
-            found = dict(read(_copy(cfg, [*cfg]), {}))
+        found = dict(read(copy, {}))
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     found = {name: value for name, value in found.items() if "${oc.env:" in str(value)}
     plain = dict(read(cfg, {})) if found else {}  # an escaped one is the same in both
     return {name: value for name, value in found.items() if value != plain.get(name)}
-
-
-def _copy(cfg: DictConfig, names: list[Any]) -> DictConfig:
-    copy: DictConfig = OmegaConf.masked_copy(cfg, names)
-    OmegaConf.copy_cache(from_config=cfg, to_config=copy)  # the same ${now:...}
-    return copy

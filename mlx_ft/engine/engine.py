@@ -21,7 +21,7 @@ import mlx.nn as nn
 
 from mlx_ft.engine.batch import Batch, Filling, Row, choose
 from mlx_ft.engine.prefixes import Prefixes
-from mlx_ft.engine.request import Busy, Closed, End, Failed, Request, Unknown
+from mlx_ft.engine.request import Busy, Closed, End, Failed, Replaced, Request, Unknown
 from mlx_ft.engine.residents import Adapter, Residents
 from mlx_ft.engine.slots import Slots
 from mlx_ft.errors import ConfigError
@@ -245,6 +245,12 @@ class Engine:
                 request, adapter = self._waiting.popleft()
             self._begin(request, adapter)
 
+    def _forget(self, adapter: Adapter | None) -> None:
+        """Take no more requests for it, unless its name is another one's already."""
+        with self._changed:
+            if adapter is not None and self._adapters.get(adapter.name) is adapter:
+                del self._adapters[adapter.name]
+
     def _begin(self, request: Request, adapter: Adapter | None) -> None:
         try:
             if adapter is not None:
@@ -254,6 +260,8 @@ class Engine:
             known, cached = self._prefixes.find(key or "", request.prompt)
             filling = Filling(row, self._model, known, cached)
         except Exception as error:
+            if isinstance(error, Replaced):
+                self._forget(adapter)
             self._left(adapter)
             request.say(Failed(error))
             return

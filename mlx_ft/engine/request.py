@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mlx_ft.errors import UserError
+from mlx_ft.errors import AdapterError, UserError
 
 
 class Busy(UserError):
@@ -19,6 +19,10 @@ class Closed(Busy):
 
 class Unknown(UserError):
     """There is no adapter of that name."""
+
+
+class Replaced(AdapterError):
+    """The adapter that was asked for is gone: its folder has another one. Ask again."""
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_ft import lora_files
+from mlx_ft.engine.request import Replaced
 from mlx_ft.engine.slots import Slots
-from mlx_ft.errors import AdapterError
 
 
 @dataclass(eq=False)
 class Adapter:
     """One that was loaded. key: tells it from another one that had its name. users: requests that
-    are waiting or answered; there while it has some, even when unloaded. seen: its files as they
-    were when it was loaded, for it may be read again.
+    are waiting or answered; there while it has some, even when unloaded. seen: what its files held
+    when it was loaded, for they may be read again.
     """
 
     name: str
@@ -25,7 +26,7 @@ class Adapter:
     folder: Path
     users: int = 0
     used: float = 0.0
-    seen: tuple[tuple[int, int, int], ...] | None = None
+    seen: tuple[int, ...] | None = None
 
 
 class Residents:
@@ -38,16 +39,16 @@ class Residents:
     def bring(self, adapter: Adapter, budget: int) -> None:
         """Have it on the model; the longest unused ones go when all have more bytes than that.
 
-        Raises AdapterError, also when its folder has another one by now.
+        Raises AdapterError; Replaced when its folder has another one by now.
         """
         adapter.used = time.monotonic()
         if adapter.key in self._slots:
             return
-        seen = _stamps(adapter.folder)
+        seen = _contents(adapter.folder)
         if adapter.seen is not None and seen != adapter.seen:
-            raise AdapterError(
+            raise Replaced(
                 f"the files of the adapter {adapter.name!r} have changed since it was loaded, and "
-                "it was in memory no longer. Load it again"
+                "it was in memory no longer. Ask again for what is there now"
             )
         self._slots.load(adapter.key, adapter.folder)
         adapter.seen = seen
@@ -73,11 +74,10 @@ class Residents:
         del self._here[adapter.key]
 
 
-def _stamps(folder: Path) -> tuple[tuple[int, int, int], ...]:
-    """What tells an adapter's files from others; of files that are not there, none."""
+def _contents(folder: Path) -> tuple[int, ...]:
+    """What tells an adapter's files from others: a copy of them is the same."""
     found = []
     for name in (lora_files.SETTINGS, lora_files.WEIGHTS):
-        with suppress(OSError):
-            stat = (folder / name).stat()
-            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        with suppress(OSError):  # reading it says what is wrong
+            found.append(zlib.crc32((folder / name).read_bytes()))
     return tuple(found)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_ft.engine.engine import Engine, Limits
+from mlx_ft.engine.request import Unknown
 from mlx_ft.errors import AdapterError
 from mlx_ft.serve.bases import Base, Bases, Model
 from mlx_ft.serve.errors import Refused
@@ -69,7 +71,8 @@ class Current:
 
     def have(self, adapter: Adapter) -> None:
         """Load an adapter unless it is there. Raises AdapterError."""
-        if self.loaded.get(adapter.name) == adapter.stamp:
+        known = adapter.name in self.engine.adapters  # it forgets what was replaced behind it
+        if known and self.loaded.get(adapter.name) == adapter.stamp:
             return
         digest = self.model.digest
         if adapter.digest is not None and adapter.digest != digest:
@@ -85,7 +88,8 @@ class Current:
         """Unload an adapter; False when it was not there."""
         if self.loaded.pop(name, None) is None:
             return False
-        self.engine.unload(name)
+        with suppress(Unknown):  # forgotten already
+            self.engine.unload(name)
         return True
 
 

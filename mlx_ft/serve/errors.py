@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mlx_ft.engine.request import Busy, Closed, Unknown
+from mlx_ft.engine.request import Busy, Closed, Replaced, Unknown
 from mlx_ft.errors import (
     AdapterError,
     ConfigError,
@@ -38,6 +38,7 @@ KINDS: Sequence[tuple[type[MlxFtError], int, str, int | None]] = (
     (Conflict, 409, "conflict", None),
     (InUseError, 409, "in_use", None),
     (Closed, 503, "away", 5),
+    (Replaced, 503, "adapter_replaced", 1),
     (Busy, 429, "queue_full", 1),
     (Full, 429, "queue_full", 60),
     (BadName, 400, "invalid_name", None),

@@ -27,6 +27,18 @@ def test_environment_values_are_used_but_never_in_the_public_form(monkeypatch):
     assert resolve(cfg) == config  # oc.env works again
 
 
+@pytest.mark.parametrize("asked", ["${hydra.verbose}", "${oc.select:hydra.verbose,x}"])
+def test_a_value_that_is_hydras_own_is_no_way_around(monkeypatch, tmp_path, asked):
+    monkeypatch.setenv("MLX_FT_SECRET", "hunter2")
+    (tmp_path / "mine.yaml").write_text(
+        "defaults: [main, _self_]\nhydra: {verbose: '${oc.env:MLX_FT_SECRET}'}\n"
+        f"tracking: {{experiment_name: '{asked}'}}\n"
+    )
+    cfg = composed(folder=tmp_path, name="mine")
+    assert resolve(cfg).tracking.experiment_name == "hunter2"
+    assert "hunter2" not in str(public_dict(cfg))
+
+
 def test_no_fault_shows_the_value_of_an_environment_variable(monkeypatch):
     monkeypatch.setenv("MLX_FT_SECRET", "s3cr3tvalue")
     monkeypatch.setenv("MLX_FT_PIN", "31415926")

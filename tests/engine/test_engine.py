@@ -11,7 +11,17 @@ import pytest
 
 from mlx_ft.engine.batch import Row
 from mlx_ft.engine.engine import Engine, Limits
-from mlx_ft.engine.request import Busy, Closed, End, Failed, Piece, Request, Sampling, Unknown
+from mlx_ft.engine.request import (
+    Busy,
+    Closed,
+    End,
+    Failed,
+    Piece,
+    Replaced,
+    Request,
+    Sampling,
+    Unknown,
+)
 from mlx_ft.errors import AdapterError, ConfigError
 from mlx_ft.models.read import read_tokenizer
 from tests.engine.adapters import SHAPES, greedy, save, with_adapter
@@ -225,11 +235,18 @@ def test_an_adapter_that_was_replaced_while_it_was_away_does_not_answer(make, fo
     engine = make(Limits(adapters=1))
     engine.load("a", tmp_path / "a")
     engine.load("large", folders["large"])  # "a" goes
+    shutil.copytree(folders["small"], tmp_path / "copy")  # the same once more
+    shutil.rmtree(tmp_path / "a")
+    (tmp_path / "copy").rename(tmp_path / "a")
+    assert Asked(engine, [1, 2], "a").tokens()[0] == alone(folders, [1, 2], "small")
+    assert Asked(engine, [1, 2], "large").tokens()[0] == alone(folders, [1, 2], "large")
     shutil.rmtree(tmp_path / "a")
     shutil.copytree(folders["large"], tmp_path / "a")
     end = Asked(engine, [1, 2], "a").end()
     assert isinstance(end, Failed)
+    assert isinstance(end.error, Replaced)
     assert "have changed since it was loaded" in str(end.error)
+    assert "a" not in engine.adapters
     assert Asked(engine, [1, 2], "large").tokens()[0] == alone(folders, [1, 2], "large")
     engine.load("a", tmp_path / "a")
     assert Asked(engine, [1, 2], "a").tokens()[0] == alone(folders, [1, 2], "large")

@@ -1,6 +1,7 @@
 """Adapters and base models come and go; names are names and nothing more."""
 
 import json
+import shutil
 import threading
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mlx_ft import lora_files
+from mlx_ft.engine.engine import Limits
 from mlx_ft.saved import TEMPLATE
 from tests.serve.hostile import TEXTS, attack
 from tests.serve.served import fine, refused, tree, until
@@ -196,6 +198,24 @@ def test_vllms_paths(serve, models):
     for name in ("tiny", "base"):
         wrong = {"lora_name": name, "lora_path": str(models["small"])}
         refused(served.client.post("/v1/load_lora_adapter", json=wrong), 400)
+
+
+def test_a_folder_that_has_another_adapter_by_now_is_read_again(serve, models, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(models["small"], folder)
+    served = serve(lora_routes=True, limits=Limits(rows=4, waiting=8, adapters=1))
+    served.post("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": str(folder)})
+    first = served.chat("mine")
+    keep(served, models, "small")
+    served.chat("small")  # "mine" leaves memory
+    shutil.rmtree(folder)
+    shutil.copytree(models["large"], folder)
+    asked = {"model": "mine", "messages": [{"role": "user", "content": "a"}]}
+    response = served.client.post("/v1/chat/completions", json=asked)
+    refused(response, 503, "adapter_replaced")
+    assert response.headers["retry-after"] == "1"
+    keep(served, models, "large")
+    assert served.chat("mine") == served.chat("large") != first
 
 
 @pytest.mark.parametrize("names", [TEXTS[3::8], pytest.param(TEXTS, marks=pytest.mark.slow)])

@@ -9,17 +9,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("script", "sizes", "said"),
     [
-        (
+        pytest.param(
             "serve_load",
             (60, 200, 5, 30),
             ("got 429", "memory, MB", "5 left", "loads", "exit code 143"),
+            marks=pytest.mark.long,
         ),
-        ("serve_kills", (1, 1, 3), ("server: killed", "job: killed")),
-        ("serve_fuzz", (100, 12), ("names: 12", "generated")),
+        pytest.param(
+            "serve_kills", (1, 1, 3), ("server: killed", "job: killed"), marks=pytest.mark.long
+        ),
+        pytest.param("serve_fuzz", (100, 12), ("names: 12", "generated"), marks=pytest.mark.slow),
     ],
 )
 def test_the_proof_in_small(script, sizes, said):
