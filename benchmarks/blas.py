@@ -2,8 +2,9 @@
 
     python benchmarks/blas.py [--size 2048] [--require SHARE]
 
-After the square ones, the products of decoding: one row and two by the transposed head of the embedded
-model, 49,152 x 576. With --require, exits 1 when ours reaches less than that share of NumPy's GFLOP/s.
+After the square ones, the products of decoding: one row, and two, by the transposed head of the
+embedded model, 49,152 x 576. With --require, exits 1 when the square ones of ours reach less than
+that share of NumPy's GFLOP/s.
 """
 
 import argparse
