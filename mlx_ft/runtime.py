@@ -32,29 +32,8 @@ logger = logging.getLogger(__name__)
 
 GIB = 1024**3
 
-# scipy-openblas32 prefixes every symbol; these two functions give the prefix-less names back. MLX
-# asks for a product of matrices where one has a single row, too, as in each token of an answer:
-# what reads the other one once is two to three times faster. beta = 0 must not read c.
-SHIM = """
-#include <string.h>
-#define ARGS(T) int order, int ta, int tb, int m, int n, int k, T alpha, const T *a, int lda, \\
-    const T *b, int ldb, T beta, T *c, int ldc
-#define PASS order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc
-enum { ROWS = 101, AS_IT_IS = 111, TRANSPOSED = 112 };
-void scipy_cblas_sgemm(ARGS(float));
-void scipy_cblas_dgemm(ARGS(double));
-void scipy_cblas_sgemv(int order, int t, int rows, int columns, float alpha, const float *a,
-    int lda, const float *x, int step, float beta, float *y, int y_step);
-void cblas_sgemm(ARGS(float)) {
-    if (m != 1 || order != ROWS || k < 1) { scipy_cblas_sgemm(PASS); return; }
-    if (beta == 0) memset(c, 0, sizeof(float) * (size_t)n);
-    int step = ta == AS_IT_IS ? 1 : lda;
-    int t = tb == AS_IT_IS ? TRANSPOSED : AS_IT_IS;
-    int rows = tb == AS_IT_IS ? k : n, columns = tb == AS_IT_IS ? n : k;
-    scipy_cblas_sgemv(ROWS, t, rows, columns, alpha, b, ldb, a, step, beta, c, 1);
-}
-void cblas_dgemm(ARGS(double)) { scipy_cblas_dgemm(PASS); }
-"""
+# scipy-openblas32 prefixes every symbol; what this defines gives MLX the names that it looks for.
+SHIM = Path(__file__).with_name("blas.c")
 
 SLOW = (
     "no fast BLAS found: float32 matrix products run tens of times slower than they could "
@@ -159,7 +138,7 @@ def _load_packaged_blas(cache_dir: Path) -> str:
         raise ImportError("the package scipy-openblas32 is not installed")
     library_dir = Path(spec.origin).parent / "lib"
     version = metadata.version("scipy-openblas32")
-    key = hashlib.sha256(f"{SHIM}{library_dir}{version}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{SHIM.read_text()}{library_dir}{version}".encode()).hexdigest()[:16]
     shim = cache_dir / "blas" / f"shim-{key}.so"
     if not shim.exists():
         shim = _compile_shim(library_dir, shim)
@@ -180,10 +159,9 @@ def _compile_shim(library_dir: Path, target: Path) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix="mlx-ft-"))
         target = scratch.with_suffix(".so")
     try:
-        source, built = scratch / "shim.c", scratch / "shim.so"
-        source.write_text(SHIM)
-        link = [f"-L{library_dir}", "-lscipy_openblas", f"-Wl,-rpath,{library_dir}"]
-        command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(built), str(source), *link]
+        built = scratch / "shim.so"
+        link = [f"-L{library_dir}", "-lscipy_openblas", f"-Wl,-rpath,{library_dir}", "-lpthread"]
+        command = [compiler, "-shared", "-fPIC", "-O3", "-o", str(built), str(SHIM), *link]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         return built.replace(target)  # atomic: another process may do the same
     finally:

@@ -247,13 +247,13 @@ def test_measures_products_in_gflops() -> None:
 
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("rows", [1, 2])
-def test_products_of_a_single_row_are_those_of_numpy(
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 16, 17])
+def test_products_of_few_rows_are_those_of_numpy(
     rows: int, transposed: bool, flipped: bool
 ) -> None:
-    """They take another way through the shim; so do their transposes, sums and batches."""
+    """They take other ways through the shim; so do their transposes, sums and batches."""
     rng = np.random.default_rng(rows)
-    for inputs, outputs in ((1, 1), (1, 7), (7, 1), (64, 3), (129, 257), (300, 5000)):
+    for inputs, outputs in ((1, 1), (1, 7), (7, 1), (64, 3), (129, 257), (300, 2001)):
         x = rng.standard_normal((inputs, rows) if flipped else (rows, inputs), dtype=np.float32)
         w = rng.standard_normal(
             (outputs, inputs) if transposed else (inputs, outputs), dtype=np.float32
@@ -273,9 +273,41 @@ def test_products_of_a_single_row_are_those_of_numpy(
         np.testing.assert_allclose(np.array(many), np.stack([product, 3 * product]), **near)
 
 
-def test_a_product_of_one_row_does_not_read_what_was_in_its_place() -> None:
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_of_few_rows_does_not_read_what_was_in_its_place(
+    rows: int, transposed: bool
+) -> None:
     """NaN times 0 is NaN: freed memory is taken again as it was left."""
-    x, w = mx.ones((1, 33)), mx.ones((33, 4099))
+    x, w = mx.ones((rows, 33)), mx.ones((4099, 33)).T if transposed else mx.ones((33, 4099))
     for _ in range(20):
-        mx.eval(mx.full((1, 4099), float("nan")) + 1)
+        mx.eval(mx.full((rows, 4099), float("nan")) + 1)
         assert mx.isfinite(x @ w).all().item()
+
+
+FEW = """
+import sys
+from mlx_ft import runtime
+runtime.prepare({threads})
+import mlx.core as mx
+import numpy as np
+rng = np.random.default_rng(0)
+x, w = (mx.array(rng.standard_normal(s, dtype=np.float32)) for s in ((16, 1001), (1537, 1001)))
+for rows in {rows}:
+    sys.stdout.buffer.write(np.array(x[:rows] @ w.T)[:2].tobytes())
+"""
+
+
+@linux
+def test_a_row_among_few_is_the_same_with_others_and_with_other_threads() -> None:
+    """So that an answer does not depend on who else is answered."""
+    code = [FEW.format(threads=count, rows=[2, 3, 7, 8, 16]) for count in (1, 2, 3)]
+    found = [
+        subprocess.run([sys.executable, "-c", each], capture_output=True, check=True).stdout
+        for each in code
+    ]
+    size = 2 * 1537 * 4
+    assert {each[at : at + size] for each in found for at in range(0, len(each), size)} == {
+        found[0][:size]
+    }
+    assert len(found[0]) == 5 * size
