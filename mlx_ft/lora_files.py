@@ -159,11 +159,11 @@ def mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, mx.a
     faults = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
     faults += [f"{name}: not part of this model" for name in sorted(found.keys() - expected.keys())]
     both = sorted(expected.keys() & found.keys())
-    finite = {name: mx.isfinite(found[name]).all() for name in both}
-    mx.eval(finite)  # in one pass
+    zeros = {name: (0 * found[name]).sum() for name in both}  # isfinite takes 10 times as long
+    mx.eval(zeros)  # in one pass
     for name in both:
         if found[name].shape != expected[name]:
             faults.append(f"{name}: shape {found[name].shape}, expected {expected[name]}")
-        elif not finite[name].item():
+        elif zeros[name].item() != 0:  # NaN
             faults.append(f"{name}: holds NaN or infinity")
     return faults
