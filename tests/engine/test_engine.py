@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import KVCache
 
 from mlx_ft.engine.batch import Row
 from mlx_ft.engine.engine import Engine, Limits
@@ -309,6 +310,26 @@ def test_one_that_is_drawn_joins_those_that_are_not(make, folders):
     assert later.tokens()[0] == expected
     for one, prompt in zip(first, prompts(2), strict=True):
         assert one.tokens()[0] == alone(folders, prompt, None, 60)
+
+
+def test_one_that_is_alone_now_and_then_says_the_same(make, folders):
+    engine = make()
+    prompt = next(one for one in prompts(30) if len(alone(folders, one, None, 90)) == 90)
+    long = Asked(engine, prompt, None, replace(GREEDY, max_tokens=90))
+    kinds = set()
+    for other in prompts(3, start=40):
+        for _ in range(4):
+            long.pieces.append(long.next())
+        kinds.add(engine.call(lambda: type(engine._batch._cache[0])))
+        joined = Asked(engine, other, None, replace(GREEDY, max_tokens=6))
+        joined.pieces.append(joined.next())
+        assert joined.tokens()[0] == alone(folders, other, None, 6)
+    assert kinds == {KVCache}  # the plain one, which takes fewer operations
+    found = long.tokens()[0]
+    assert found == alone(folders, prompt, None, 90)
+    again, end = Asked(engine, [*prompt, *found, 3]).tokens()
+    assert end.cached >= len(prompt) + len(found) - 1
+    assert again == alone(folders, [*prompt, *found, 3], None)
 
 
 def test_what_is_kept_of_answers_is_theirs_alone(make):
