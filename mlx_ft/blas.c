@@ -1,7 +1,8 @@
 /* What MLX calls on a Linux CPU: `cblas_sgemm` and `cblas_dgemm`, given to scipy-openblas32, which
    has both under another name. Two kinds of float32 products take another way. MLX multiplies few
    rows by a large matrix for each token of an answer, and OpenBLAS copies that matrix before it
-   multiplies: what reads it once is two to four times faster. beta = 0 must not read c. */
+   multiplies: what reads it once is two to five times faster. beta = 0 must not read c, nor
+   alpha = 0 the others. */
 
 #include <pthread.h>
 #include <string.h>
@@ -17,10 +18,11 @@ void scipy_cblas_sgemv(int order, int t, int rows, int columns, float alpha, con
 int scipy_openblas_get_num_threads(void);
 
 /* Few rows: c = alpha a b' + beta c, where each number of a row is the product of one of the rows
-   of a and one of b. The sums of a row are the same whatever other rows there are, and whatever
-   threads. */
+   of a and one of b. The sums of a row are the same whatever other rows of these there are, and
+   whatever threads. Shorter sums are faster copied, and longer ones leave the cache; so are more rows, the
+   sooner the fewer numbers a register has. */
 
-enum { FEW = 16, TALL = 4, WIDE = 2, LANES = 8, SMALL = 1 << 14, SHARE = 1 << 17, THREADS = 64,
+enum { FEW = 8, FEWER = 4, SHORT = 256, LONG = 1 << 15, TALL = 4, WIDE = 2, LANES = 8, SMALL = 1 << 14, SHARE = 1 << 17, THREADS = 64,
        AHEAD = 4 };
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -88,6 +90,13 @@ __attribute__((target("avx2,fma"))) ACROSS(across_avx2)
 __attribute__((target("avx512f,avx2,fma"))) ACROSS(across_avx512)
 #endif
 
+static int most_rows(void) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return FEW;
+#endif
+    return FEWER;
+}
+
 static void across(const product *p, int column, int end) {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f")) { across_avx512(p, column, end); return; }
@@ -109,7 +118,8 @@ static void few_rows(const product *p) {
     long most = (long)p->n * p->k / SHARE; /* a thread costs as much as multiplying so many */
     int threads = scipy_openblas_get_num_threads();
     if (threads > THREADS) threads = THREADS;
-    if (threads > most) threads = most < 1 ? 1 : (int)most;
+    if (threads > most) threads = (int)most;
+    if (threads < 1) threads = 1;
     part parts[THREADS];
     pthread_t others[THREADS];
     int started[THREADS] = {0};
@@ -123,14 +133,14 @@ static void few_rows(const product *p) {
 }
 
 void cblas_sgemm(ARGS(float)) {
-    if (order == ROWS && k > 0 && m == 1) {
+    if (order == ROWS && m == 1 && n > 0 && k > 0) {
         if (beta == 0) memset(c, 0, sizeof(float) * (size_t)n);
         int step = ta == AS_IT_IS ? 1 : lda;
         int t = tb == AS_IT_IS ? TRANSPOSED : AS_IT_IS;
         int rows = tb == AS_IT_IS ? k : n, columns = tb == AS_IT_IS ? n : k;
         scipy_cblas_sgemv(ROWS, t, rows, columns, alpha, b, ldb, a, step, beta, c, 1);
-    } else if (order == ROWS && ta == AS_IT_IS && tb == TRANSPOSED && m > 1 && m <= FEW && k > 0
-               && (long)n * k >= SMALL) {
+    } else if (order == ROWS && ta == AS_IT_IS && tb == TRANSPOSED && m > 1 && m <= most_rows()
+               && alpha != 0 && k >= SHORT && k <= LONG && (long)n * k >= SMALL) {
         product p = {m, n, k, lda, ldb, ldc, alpha, beta, a, b, c};
         few_rows(&p);
     } else {

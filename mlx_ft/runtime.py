@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ GIB = 1024**3
 
 # scipy-openblas32 prefixes every symbol; what this defines gives MLX the names that it looks for.
 SHIM = Path(__file__).with_name("blas.c")
+FLAGS = ("-shared", "-fPIC", "-O3")
 
 SLOW = (
     "no fast BLAS found: float32 matrix products run tens of times slower than they could "
@@ -138,7 +140,8 @@ def _load_packaged_blas(cache_dir: Path) -> str:
         raise ImportError("the package scipy-openblas32 is not installed")
     library_dir = Path(spec.origin).parent / "lib"
     version = metadata.version("scipy-openblas32")
-    key = hashlib.sha256(f"{SHIM.read_text()}{library_dir}{version}".encode()).hexdigest()[:16]
+    made_of = [SHIM.read_text(), *FLAGS, str(library_dir), version, platform.machine()]
+    key = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
     shim = cache_dir / "blas" / f"shim-{key}.so"
     if not shim.exists():
         shim = _compile_shim(library_dir, shim)
@@ -161,8 +164,10 @@ def _compile_shim(library_dir: Path, target: Path) -> Path:
     try:
         built = scratch / "shim.so"
         link = [f"-L{library_dir}", "-lscipy_openblas", f"-Wl,-rpath,{library_dir}", "-lpthread"]
-        command = [compiler, "-shared", "-fPIC", "-O3", "-o", str(built), str(SHIM), *link]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        command = [compiler, *FLAGS, "-o", str(built), str(SHIM), *link]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        if done.returncode != 0:
+            raise OSError(f"{compiler} has failed:\n{done.stderr or 'it does not say why'}")
         return built.replace(target)  # atomic: another process may do the same
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
