@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     for run_id, folder in reap(config).items():
         print(f"Its process is gone, so it is closed: run {run_id}, {folder}")
     page = ui_page(config, args.host, args.port)
-    print(f"MLflow, in a few seconds: {page}\nCtrl-C ends it.", flush=True)
+    print(f"MLflow, once it has started (5 to 20 seconds): {page}\nCtrl-C ends it.", flush=True)
     return serve(line, ui_environment())
 
 

@@ -129,7 +129,8 @@ def _look(config: Config) -> str:
 
 def _change(run_dir: str, config: Config) -> str:
     """The same run with one change; the main job needs no folder to be named."""
-    if (config.data.path, config.model.path) == (DataConfig().path, ModelConfig().path):
+    own = (config.data.path, config.model.path) == (DataConfig().path, ModelConfig().path)
+    if own and config.train.max_steps is None:
         return "python train.py lora.rank=32"
     folder = shlex.quote(run_dir)
     return f"python train.py --config-dir {folder} --config-name config lora.rank=32"

@@ -41,6 +41,14 @@ def test_no_line_is_wrapped_where_stdout_is_no_terminal(config, capsys):
     assert lines[-2:] == ["look at it  mlx-ft ui", "change it   python train.py lora.rank=32"]
 
 
+def test_a_short_run_is_changed_and_not_the_main_job(config, capsys):
+    config.train.max_steps = 8
+    last = shown_text(capsys, config).splitlines()[-1]
+    assert last.startswith(
+        "change it   python train.py --config-dir 'outputs/my run' --config-name"
+    )
+
+
 def sample_lines(capsys, config, monkeypatch, width, *samples):
     monkeypatch.setenv("COLUMNS", str(width))
     out = shown_text(capsys, config, samples)
