@@ -19,11 +19,11 @@ int scipy_openblas_get_num_threads(void);
 
 /* Few rows: c = alpha a b' + beta c, where each number of a row is the product of one of the rows
    of a and one of b. The sums of a row are the same whatever other rows of these there are, and
-   whatever threads. Shorter sums are faster copied, and longer ones leave the cache; so are more rows, the
-   sooner the fewer numbers a register has. */
+   whatever threads. Copying is faster for shorter sums, for longer ones, which leave the cache, and
+   for more rows, the sooner the fewer numbers a register has. */
 
-enum { FEW = 8, FEWER = 4, SHORT = 256, LONG = 1 << 15, TALL = 4, WIDE = 2, LANES = 8, SMALL = 1 << 14, SHARE = 1 << 17, THREADS = 64,
-       AHEAD = 4 };
+enum { FEW = 8, FEWER = 4, SHORT = 256, LONG = 1 << 15, TALL = 4, WIDE = 2, LANES = 8, AHEAD = 4,
+       SMALL = 1 << 14, SHARE = 1 << 17, THREADS = 64 };
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4)));
 #define INLINED static inline __attribute__((always_inline))
@@ -90,20 +90,18 @@ __attribute__((target("avx2,fma"))) ACROSS(across_avx2)
 __attribute__((target("avx512f,avx2,fma"))) ACROSS(across_avx512)
 #endif
 
-static int most_rows(void) {
+static int has_avx2(void) {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return FEW;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 0;
 #endif
-    return FEWER;
 }
 
 static void across(const product *p, int column, int end) {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f")) { across_avx512(p, column, end); return; }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        across_avx2(p, column, end);
-        return;
-    }
+    if (has_avx2()) { across_avx2(p, column, end); return; }
 #endif
     across_anywhere(p, column, end);
 }
@@ -139,8 +137,9 @@ void cblas_sgemm(ARGS(float)) {
         int t = tb == AS_IT_IS ? TRANSPOSED : AS_IT_IS;
         int rows = tb == AS_IT_IS ? k : n, columns = tb == AS_IT_IS ? n : k;
         scipy_cblas_sgemv(ROWS, t, rows, columns, alpha, b, ldb, a, step, beta, c, 1);
-    } else if (order == ROWS && ta == AS_IT_IS && tb == TRANSPOSED && m > 1 && m <= most_rows()
-               && alpha != 0 && k >= SHORT && k <= LONG && (long)n * k >= SMALL) {
+    } else if (order == ROWS && ta == AS_IT_IS && tb == TRANSPOSED && m > 1
+               && m <= (has_avx2() ? FEW : FEWER) && alpha != 0 && k >= SHORT && k <= LONG
+               && (long)n * k >= SMALL) {
         product p = {m, n, k, lda, ldb, ldc, alpha, beta, a, b, c};
         few_rows(&p);
     } else {

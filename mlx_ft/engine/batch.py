@@ -119,21 +119,19 @@ class Batch:
         self.rows: list[Row] = []
         self._model = model
         self._slots = slots
-        self._cache: list[Any] = []
-        self._alone = False  # one row, whose cache is as its prompt was read: fewer operations
+        self._cache: list[Any] = []  # of one row as its prompt was read: fewer operations
         self._ahead: mx.array | None = None  # (rows,): the next tokens, which are being computed
 
     def join(self, row: Row, cache: list[Any]) -> None:
         """Take in a row whose prompt was read into `cache`; the batch is settled."""
         assert self._ahead is None
+        if len(self.rows) == 1:
+            self._cache = [one.merge([one]) for one in self._cache]
         if self.rows:
-            if self._alone:
-                self._cache = [one.merge([one]) for one in self._cache]
             for ours, theirs in zip(self._cache, cache, strict=True):
                 ours.extend(theirs.merge([theirs]))
         else:
             self._cache = cache
-        self._alone = not self.rows
         self.rows.append(row)
 
     def step(self, ends: Sequence[int]) -> list[Row]:
@@ -158,7 +156,7 @@ class Batch:
     def read_of(self, row: Row) -> tuple[list[int], list[Any]]:
         """The tokens of a row that is to leave, as far as they were read, and what was read."""
         tokens = row.tokens if self._ahead is not None else row.tokens[:-1]
-        if self._alone:
+        if len(self.rows) == 1:
             return tokens, self._cache
         at = self.rows.index(row)
         found = [one.extract(at) for one in self._cache]
@@ -174,8 +172,7 @@ class Batch:
             self.clear()
             return
         self.rows = [self.rows[at] for at in kept]
-        self._alone = len(kept) == 1
-        if self._alone:
+        if len(kept) == 1:
             self._cache = [one.extract(kept[0]) for one in self._cache]
         else:
             for one in self._cache:
@@ -185,7 +182,7 @@ class Batch:
 
     def clear(self) -> None:
         """Let all of them go."""
-        self.rows, self._cache, self._ahead, self._alone = [], [], None, False
+        self.rows, self._cache, self._ahead = [], [], None
 
     def _last(self) -> mx.array:
         return mx.array([[row.tokens[-1]] for row in self.rows])
