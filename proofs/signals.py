@@ -133,7 +133,7 @@ def twice(
         after = chance.uniform(1.0, 4.0)
         ended = place.start(arguments(PLAIN, run, *SLOW), after=after, **order)
         output, folder = place.output(), place.folder / run
-        wrong = ["shows a traceback"] if "Traceback" in output else []
+        wrong = [f"shows a traceback: {output[-900:]}"] if "Traceback" in output else []
         if (128 + ended["signal"] if ended["signal"] else ended["code"]) != CODES[number]:
             wrong.append(f"ends with {ended}: {output[-600:]}")
         if ended["since"] > 1:

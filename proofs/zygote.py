@@ -28,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from mlx_ft.interrupt import die_quietly
 from proofs.faulty_disk import FaultyDisk
 
 CHANGES = frozenset({
@@ -86,6 +87,7 @@ def child(order: dict[str, Any]) -> None:
     sys.addaudithook(watch)
     disk = _restrain(order)
     code = 99
+    die_quietly()  # as train.py does, or a signal after the run's end shows a traceback of ours
     try:
         from mlx_ft.main import main
 
