@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
@@ -32,12 +33,14 @@ class StopSignal(AbstractContextManager["StopSignal"]):
         self._at_once = False
         self._since = 0.0
         self._previous: dict[int, Any] = {}
+        self._hook: Callable[[sys.UnraisableHookArgs], object] | None = None
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             # An ignored signal stays ignored: that is how nohup works.
             wanted = [s for s in self.SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
             self._previous = {s: signal.signal(s, self._note) for s in wanted}
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._lost
         return self
 
     def __exit__(
@@ -48,6 +51,13 @@ class StopSignal(AbstractContextManager["StopSignal"]):
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._hook is not None:
+            sys.unraisablehook, self._hook = self._hook, None
+
+    def _lost(self, lost: sys.UnraisableHookArgs) -> None:
+        """A signal inside a destructor or a weakref's callback: `at_once` raises it at its end."""
+        if self._hook is not None and not isinstance(lost.exc_value, Interrupted):
+            self._hook(lost)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import sys
 from contextlib import suppress
 
 import pytest
@@ -88,6 +89,32 @@ def test_what_other_code_makes_of_a_signal_is_still_the_signal(work):
     """`except Exception` somewhere in an import, a tokenizer: the run was stopped all the same."""
     with StopSignal() as stop, pytest.raises(Interrupted, match="SIGINT"), stop.at_once():
         work()
+
+
+def test_a_signal_inside_a_destructor_is_no_traceback():
+    class Gone:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            if self.error:
+                raise self.error
+            signal.raise_signal(signal.SIGINT)
+
+    def work():
+        Gone(other)
+        Gone(None)
+        told.append("went on")
+
+    hook, told, other = sys.unraisablehook, [], ValueError("which is no signal, and is told")
+    sys.unraisablehook = lambda lost: told.append(lost.exc_value)
+    try:
+        with StopSignal() as stop, pytest.raises(Interrupted, match="SIGINT"), stop.at_once():
+            work()
+        assert told == [other, "went on"]
+        assert sys.unraisablehook.__name__ == "<lambda>"
+    finally:
+        sys.unraisablehook = hook
 
 
 def test_an_error_without_a_signal_stays_what_it_is():
