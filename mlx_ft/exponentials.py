@@ -1,16 +1,19 @@
-"""Exponentials out of products and sums, where MLX computes them one by one.
+"""Exponentials in vectors, where MLX computes them one by one.
 
 MLX's CPU build for Linux takes its vector instructions from the C++ compiler, which finds none in
 `exp`: 12 to 25 ns for each number of an exponential, a sigmoid or a softmax, and 0.2 ns for one of
 a product or a sum (benchmarks/techniques.py). There, and in float32, 2^x = 2^n 2^f with an integer
-n and |f| <= 1/2 is computed here: 2^f by a polynomial, 2^n by adding n to the exponent's bits.
-Everywhere else MLX's own functions are called.
+n and |f| <= 1/2 is computed here: 2^f by a polynomial, 2^n by adding n to the exponent's bits: by
+`native/exponentials.c` if this process has it, else out of MLX's products and sums. Everywhere
+else MLX's own functions are called.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -32,14 +35,37 @@ ROUND = 1.5 * 2.0**23  # float32 has no fractions there: adding it rounds, and n
 MANTISSA = 23
 LEAST, MOST = -126.0, 126.0  # exponents of normal float32 numbers
 BLOCK = 2**19  # logits that are worked on at once
-SCORES = 2**22  # of an attention; with more, the five arrays that are there at once take too much
+SCORES = 2**22  # of an attention; with more, the five arrays of products and sums take too much
 SMALL = 4096  # numbers for which so many operations do not pay
 NAME = "swiglu"
+DOOR = -float.fromhex("0x1.5ap-126")  # as in native/native.h
+SILU, SILU_SLOPE, SOFTMAX = 1.0, 2.0, 3.0  # as in native/exponentials.c
+MOST_NUMBERS = 2**31 - 1  # of a row of a product
 
 
 def one_by_one(array: mx.array) -> bool:
     """Whether MLX would compute exponentials of these numbers one by one."""
     return array.dtype == mx.float32 and runtime.scalar_exponentials()
+
+
+@cache
+def native() -> bool:
+    """Whether MLX's products on the CPU lead to `native/exponentials.c`."""
+    one = mx.ones((1, 1), dtype=mx.float32)
+    with mx.stream(mx.cpu):
+        found = mx.addmm(one, SILU * one, 4 * one, alpha=DOOR, beta=1.0).item()
+    return abs(found - 4 / (1 + math.exp(-1))) < 1e-5  # a product leaves the 1 as it is
+
+
+def _in_place(function: float, array: mx.array, other: mx.array) -> mx.array:
+    """`function` of a copy of `array` (M, N), with the numbers `other` (1, N)."""
+    which = mx.full((len(array), 1), function, dtype=mx.float32)
+    return mx.addmm(array, which, other, alpha=DOOR, beta=1.0)
+
+
+def _of_each(function: float, array: mx.array, other: mx.array) -> mx.array:
+    """`function` of each number of `array` and the one of `other` in its place."""
+    return _in_place(function, array.reshape(1, -1), other.reshape(1, -1)).reshape(array.shape)
 
 
 def _power_of_2(exponents: mx.array) -> mx.array:
@@ -61,6 +87,9 @@ def _of_differences(differences: mx.array) -> mx.array:
 
 @mx.custom_function
 def _softmax(scores: mx.array) -> mx.array:
+    if native():
+        rows = scores.reshape(-1, scores.shape[-1])
+        return _in_place(SOFTMAX, rows, mx.zeros((1, rows.shape[-1]))).reshape(scores.shape)
     powers = _of_differences(scores - scores.max(axis=-1, keepdims=True))
     return powers * (1.0 / powers.sum(axis=-1, keepdims=True))
 
@@ -85,18 +114,22 @@ def normalized(logits: mx.array) -> tuple[mx.array, mx.array]:
 
     Not to be differentiated.
     """
-    if not one_by_one(logits):
-        largest = logits.max(axis=-1)
-        [logits] = mx.depends([logits], [largest])  # nothing needs them after the softmax
-        found = mx.softmax(logits, axis=-1, precise=True)
-        # The largest probability is exp(max - normalizer).
-        return found, largest - mx.log(found.max(axis=-1))
+    if not one_by_one(logits) or native():
+        return _with_normalizers(logits)
     probabilities, normalizers = [], []
     for powers, largest in _blocks(logits):
         sums = powers.sum(axis=-1, keepdims=True)
         probabilities.append(powers * (1.0 / sums))
         normalizers.append((largest + mx.log(sums))[:, 0])
     return mx.concatenate(probabilities), mx.concatenate(normalizers)
+
+
+def _with_normalizers(logits: mx.array) -> tuple[mx.array, mx.array]:
+    largest = logits.max(axis=-1)
+    [logits] = mx.depends([logits], [largest])  # nothing needs them after the softmax
+    found = softmax(logits) if one_by_one(logits) else mx.softmax(logits, axis=-1, precise=True)
+    # The largest probability is exp(max - normalizer).
+    return found, largest - mx.log(found.max(axis=-1))
 
 
 def logsumexp(logits: mx.array) -> mx.array:
@@ -110,6 +143,11 @@ def logsumexp(logits: mx.array) -> mx.array:
 
 @mx.custom_function
 def _logsumexp(logits: mx.array) -> mx.array:
+    if native():
+        found = [mx.array(0.0)]
+        for rows in _parts(logits):
+            found.append(_with_normalizers(mx.depends([rows], found[-1:])[0])[1])
+        return mx.concatenate(found[1:])
     found = [
         (largest + mx.log(powers.sum(axis=-1, keepdims=True)))[:, 0]
         for powers, largest in _blocks(logits)
@@ -119,19 +157,26 @@ def _logsumexp(logits: mx.array) -> mx.array:
 
 @_logsumexp.vjp
 def _logsumexp_gradient(logits: Any, cotangent: Any, found: Any) -> Any:
+    if native():
+        return cotangent[:, None] * _softmax(logits)
     return cotangent[:, None] * _of_differences(logits - found[:, None])
 
 
 def _blocks(logits: mx.array) -> Iterator[tuple[mx.array, mx.array]]:
     """exp(x - max) and max of a few rows at a time, which stay in the processor's cache."""
-    rows = max(1, BLOCK // logits.shape[-1])
     done = mx.array(0.0)
-    for start in range(0, len(logits), rows):
+    for rows in _parts(logits):
         # MLX would take each operation for all blocks, before the next one.
-        part = mx.depends([logits[start : start + rows]], [done])[0]
+        part = mx.depends([rows], [done])[0]
         largest = part.max(axis=-1, keepdims=True)
         done = _of_differences(part - largest)
         yield done, largest
+
+
+def _parts(logits: mx.array) -> Iterator[mx.array]:
+    rows = max(1, BLOCK // logits.shape[-1])
+    for start in range(0, len(logits), rows):
+        yield logits[start : start + rows]
 
 
 def _sigmoid(array: mx.array) -> mx.array:
@@ -140,12 +185,16 @@ def _sigmoid(array: mx.array) -> mx.array:
 
 @mx.custom_function
 def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    if native() and gate.size <= MOST_NUMBERS:
+        return _of_each(SILU, gate, up)
     return gate * _sigmoid(gate) * up
 
 
 @_swiglu.vjp
 def _swiglu_gradient(primals: Any, cotangent: Any, _: Any) -> Any:
     gate, up = primals
+    if native() and gate.size <= MOST_NUMBERS:
+        return _of_each(SILU_SLOPE, gate, cotangent * up), _of_each(SILU, gate, cotangent)
     # Computed again, as it is cheap and would take as much memory as the gate.
     sigmoid = _sigmoid(mx.depends([gate], [cotangent])[0])
     through = cotangent * sigmoid
@@ -179,26 +228,29 @@ def attention(
     keys: mx.array,
     values: mx.array,
     scale: float,
-    mask: mx.array | str,
+    mask: mx.array | str | None,
     sinks: mx.array | None = None,
 ) -> mx.array:
     """Attention of queries (B, H, L, d) to keys and values (B, K, S, d), where K divides H.
 
-    mask: "causal", the last query seeing all; or (L, S) bool, True where it may be seen. sinks:
-    (H,), as MLX has them.
+    mask: "causal", the last query seeing all; or bool, broadcast to (B, H, L, S), True where it may
+    be seen; None: all is seen. sinks: (H,), as MLX has them.
     """
     batch, heads, length, width = queries.shape
     key_heads, seen = keys.shape[1:3]
-    many = batch * heads * length * seen > SCORES
-    if many or sinks is not None or not one_by_one(queries):
+    numbers = batch * heads * length * seen
+    pays = native() if numbers > SCORES else length > 1 or numbers > SMALL
+    plain = mask is None or isinstance(mask, str) or mask.dtype == mx.bool_
+    if not (pays and plain and sinks is None and one_by_one(queries)):
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks
         )
     if isinstance(mask, str):
         mask = mx.arange(seen - length, seen)[:, None] >= mx.arange(seen)[None]
-    hidden = mx.where(mask, 0.0, -mx.inf)
     # All heads of a key in one product.
     merged = (queries * scale).reshape(batch, key_heads, -1, width)
     scores = (merged @ keys.swapaxes(-1, -2)).reshape(batch, heads, length, seen)
-    found = softmax(scores + hidden).reshape(batch, key_heads, -1, seen) @ values
+    if mask is not None:
+        scores = scores + mx.where(mask, 0.0, -mx.inf)
+    found = softmax(scores).reshape(batch, key_heads, -1, seen) @ values
     return found.reshape(batch, heads, length, -1)

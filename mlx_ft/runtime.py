@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 GIB = 1024**3
 
 # scipy-openblas32 prefixes every symbol; what this defines gives MLX the names that it looks for.
-SHIM = Path(__file__).with_name("blas.c")
-FLAGS = ("-shared", "-fPIC", "-O3")
+SHIM = Path(__file__).with_name("native")
+FLAGS = ("-shared", "-fPIC", "-O3", "-fno-trapping-math")  # which keeps loops from vectors
 
 SLOW = (
     "no fast BLAS found: float32 matrix products run tens of times slower than they could "
@@ -140,7 +140,8 @@ def _load_packaged_blas(cache_dir: Path) -> str:
         raise ImportError("the package scipy-openblas32 is not installed")
     library_dir = Path(spec.origin).parent / "lib"
     version = metadata.version("scipy-openblas32")
-    made_of = [SHIM.read_text(), *FLAGS, str(library_dir), version, platform.machine()]
+    sources = [path.read_text() for path in sorted(SHIM.glob("*.[ch]"))]
+    made_of = [*sources, *FLAGS, str(library_dir), version, platform.machine()]
     key = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
     shim = cache_dir / "blas" / f"shim-{key}.so"
     if not shim.exists():
@@ -164,7 +165,8 @@ def _compile_shim(library_dir: Path, target: Path) -> Path:
     try:
         built = scratch / "shim.so"
         link = [f"-L{library_dir}", "-lscipy_openblas", f"-Wl,-rpath,{library_dir}", "-lpthread"]
-        command = [compiler, *FLAGS, "-o", str(built), str(SHIM), *link]
+        sources = [str(path) for path in sorted(SHIM.glob("*.c"))]
+        command = [compiler, *FLAGS, "-o", str(built), *sources, *link]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
             raise OSError(f"{compiler} has failed:\n{done.stderr or 'it does not say why'}")

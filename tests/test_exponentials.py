@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -21,10 +21,18 @@ MATRICES = arrays.arrays(
 ULP = 2.0**-23
 
 
-@pytest.fixture(autouse=True)
-def scalar(monkeypatch):
-    """As MLX's CPU build for Linux, wherever the tests run."""
+@pytest.fixture(autouse=True, params=["products and sums", "native"])
+def scalar(request, monkeypatch):
+    """As MLX's CPU build for Linux, wherever the tests run; both ways where there are two."""
+    if request.param == "native" and not exponentials.native():
+        pytest.skip("MLX's products do not lead to native/exponentials.c")
     monkeypatch.setattr(runtime, "scalar_exponentials", lambda: True)
+    monkeypatch.setattr(exponentials, "native", lambda: request.param == "native")
+    return request.param
+
+
+native = pytest.mark.parametrize("scalar", ["native"], indirect=True)
+products = pytest.mark.parametrize("scalar", ["products and sums"], indirect=True)
 
 
 def normals(*shape, scale=1.0, seed=0):
@@ -36,6 +44,7 @@ def softmax(scores):
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
+@products
 def test_powers_of_2_are_exact_to_the_last_place():
     exponents = np.linspace(LEAST, MOST, 100_003).astype(np.float32)
     found = np.array(exponentials._power_of_2(mx.array(exponents))).astype(np.float64)
@@ -44,7 +53,7 @@ def test_powers_of_2_are_exact_to_the_last_place():
     np.testing.assert_array_equal(np.array(exponentials._power_of_2(mx.array(whole))), 2.0**whole)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MATRICES)
 def test_softmax_and_logsumexp_of_anything(scores):
     expected = softmax(scores.astype(np.float64))
@@ -57,6 +66,7 @@ def test_softmax_and_logsumexp_of_anything(scores):
         np.testing.assert_allclose(np.array(logs), normalizer, atol=1e-5, rtol=1e-6)
 
 
+@products
 def test_many_rows_are_taken_in_blocks(monkeypatch):
     logits = normals(7, 100, scale=3)
     whole = exponentials.normalized(mx.array(logits))
@@ -106,14 +116,21 @@ def test_what_is_masked_gets_exactly_nothing():
 
 @pytest.mark.parametrize(
     ("length", "seen", "key_heads", "mask"),
-    [(9, 9, 4, "causal"), (5, 12, 2, "causal"), (1, 6, 1, "causal"), (7, 7, 2, "window")],
-)
+    [
+        (9, 9, 4, "causal"), (5, 12, 2, "causal"), (1, 6, 1, "causal"), (7, 7, 2, "window"),
+        (5, 12, 2, None), (1, 600, 2, None), (9, 9, 2, "rows"), (6, 6, 4, "added"),
+    ],
+)  # fmt: skip
 def test_attention_and_its_gradients(length, seen, key_heads, mask):
     queries = mx.array(normals(3, 4, length, 8))
     keys, values = (mx.array(normals(3, key_heads, seen, 8, seed=seed)) for seed in (1, 2))
     if mask == "window":
         distance = np.arange(length)[:, None] - np.arange(seen)[None]
         mask = mx.array((distance >= 0) & (distance < 3))
+    if mask in ("rows", "added"):  # each row of the batch its own; numbers that are added
+        mask = np.random.default_rng(5).random((3, 1, length, seen)) < 0.5
+        mask[..., 0] = True
+        mask = mx.array(mask) if length == 9 else mx.array(np.where(mask, 0, -5.0), mx.float32)
 
     def loss(attention):
         def squared(queries, keys, values):
@@ -142,6 +159,42 @@ def test_swiglu_and_its_gradients(scale):
 
     for one, other in zip(gradients(ours), gradients(lambda g, u: nn.silu(g) * u), strict=True):
         np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-3, rtol=1e-4)
+
+
+@native
+def test_a_number_is_the_same_wherever_it_lies_and_in_how_many_threads():
+    """What rows computed alone, resumed or in another batch are equal by, to the bit."""
+    gate, up = mx.array(normals(300, 257, scale=5)), mx.array(normals(300, 257, seed=1))
+    for function in (exponentials.SILU, exponentials.SILU_SLOPE):
+        whole = np.array(exponentials._of_each(function, gate, up)).ravel()
+        for start, end in ((0, 1), (1, 40), (3, 4099), (17, 70_001), (16, 77_100)):
+            parts = (array.reshape(-1)[start:end] for array in (gate, up))
+            found = np.array(exponentials._of_each(function, *parts))
+            np.testing.assert_array_equal(found, whole[start:end])
+    whole = np.array(exponentials.softmax(gate))
+    np.testing.assert_array_equal(np.array(exponentials.softmax(gate[7:8])), whole[7:8])
+    np.testing.assert_array_equal(np.array(exponentials.softmax(gate[5:290])), whole[5:290])
+
+
+@native
+def test_what_the_functions_are_given_stays_as_it_is():
+    gate, up = mx.array(normals(64, 128)), mx.array(normals(64, 128, seed=1))
+    before = np.array(gate), np.array(up)
+    mx.eval(exponentials.softmax(gate), exponentials._of_each(exponentials.SILU, gate, up))
+    for array, kept in zip((gate, up), before, strict=True):
+        np.testing.assert_array_equal(np.array(array), kept)
+    turned = exponentials._of_each(exponentials.SILU, gate.T, up.T)  # of another layout
+    straight = exponentials._of_each(exponentials.SILU, gate, up)
+    np.testing.assert_array_equal(np.array(turned.T), np.array(straight))
+
+
+@native
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_swiglu_of_what_is_not_finite(value):
+    gate, up = normals(64, 128), normals(64, 128, seed=1)
+    gate[3, 5], up[9, 100] = value, value
+    found = np.array(exponentials._of_each(exponentials.SILU, mx.array(gate), mx.array(up)))
+    assert np.argwhere(~np.isfinite(found)).tolist() == [[3, 5], [9, 100]]
 
 
 def test_other_types_and_few_numbers_are_left_to_mlx():

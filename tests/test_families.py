@@ -9,6 +9,7 @@ import pytest
 
 from mlx_ft import generation, lora, lora_files
 from mlx_ft.config.schema import LoraConfig, OptimizerConfig
+from mlx_ft.models import segments
 from mlx_ft.models.quantize import quantize
 from mlx_ft.models.read import import_mlx_lm, read_tokenizer
 from tests.fakes import batches, logits, randomize, rows, same, snapshot, state, train
@@ -27,6 +28,7 @@ def base(family: Family, quantized: bool) -> nn.Module:
     model = tiny.build(family.config)
     if quantized:
         quantize(model, {"bits": 4, "group_size": 32})
+    segments.install(model)  # as loading does
     model.eval()
     return model
 

@@ -151,7 +151,7 @@ def load(
     import mlx.core as mx
 
     from mlx_ft import exponentials
-    from mlx_ft.models import quantize
+    from mlx_ft.models import quantize, segments
     from mlx_ft.models.dequantize import to_float32
     from mlx_ft.models.read import read_model, read_tokenizer
 
@@ -175,6 +175,7 @@ def load(
         quantization = None
     notes += quantize.cast(model, dtype)
     exponentials.install(model)
+    segments.install(model)
     model.eval()
     model.freeze()
     mx.eval(model.parameters())

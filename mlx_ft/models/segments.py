@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_ft.exponentials import attention
+from mlx_ft import exponentials
 from mlx_ft.layout import Group, Layout
 
 NAME = "scaled_dot_product_attention"
@@ -73,8 +73,8 @@ class Window:
 def install(model: nn.Module) -> bool:
     """Let the attention of `model` know `Segments`; False when it is not mlx-lm's own.
 
-    mlx-lm's models call a function of their module's. The one put in its place does the same for
-    every other cache, so that nothing else in the process changes.
+    mlx-lm's models call a function of their module's. The one put in its place computes the same
+    for every other cache, with the exponentials of `mlx_ft.exponentials`.
     """
     names = {type(module).__module__ for module in model.modules()}
     modules = [sys.modules[name] for name in sorted(names) if name.startswith("mlx_lm.")]
@@ -101,6 +101,8 @@ def _with_segments(own: Callable[..., mx.array]) -> Callable[..., mx.array]:
                 raise TypeError("segments take no mask of the model's own")
             window = None if mask is None else mask.size
             return attend(queries, keys, values, cache.groups, scale, window, sinks)
+        if exponentials.native() and not hasattr(cache, "bits"):  # not quantized
+            return exponentials.attention(queries, keys, values, scale, mask, sinks)
         more = {} if sinks is None else {"sinks": sinks}
         return own(queries, keys, values, cache=cache, scale=scale, mask=mask, **more)
 
@@ -137,7 +139,7 @@ def attend(
             key, value = (_after(part, index, group) for part in parts[1:])
         if window is not None and group.offset + group.length > window:
             mask = _window(group, window)
-        found = attention(query, key, value, scale, mask, sinks)
+        found = exponentials.attention(query, key, value, scale, mask, sinks)
         shape = queries.shape[1], 1, values.shape[-1]
         done.append(found.transpose(0, 2, 1, 3).reshape(-1, *shape))
     return mx.concatenate(done) if len(done) > 1 else done[0]

@@ -2,10 +2,11 @@
    has both under another name. Two kinds of float32 products take another way. MLX multiplies few
    rows by a large matrix for each token of an answer, and OpenBLAS copies that matrix before it
    multiplies: what reads it once is two to five times faster. beta = 0 must not read c, nor
-   alpha = 0 the others. */
+   alpha = 0 the others. And what has the factor DOOR is no product (exponentials.c). */
 
-#include <pthread.h>
 #include <string.h>
+
+#include "native.h"
 
 #define ARGS(T) int order, int ta, int tb, int m, int n, int k, T alpha, const T *a, int lda, \
     const T *b, int ldb, T beta, T *c, int ldc
@@ -15,7 +16,6 @@ void scipy_cblas_sgemm(ARGS(float));
 void scipy_cblas_dgemm(ARGS(double));
 void scipy_cblas_sgemv(int order, int t, int rows, int columns, float alpha, const float *a,
     int lda, const float *x, int step, float beta, float *y, int y_step);
-int scipy_openblas_get_num_threads(void);
 
 /* Few rows: c = alpha a b' + beta c, where each number of a row is the product of one of the rows
    of a and one of b. The sums of a row are the same whatever other rows of these there are, and
@@ -23,10 +23,9 @@ int scipy_openblas_get_num_threads(void);
    for more rows, the sooner the fewer numbers a register has. */
 
 enum { FEW = 8, FEWER = 4, SHORT = 256, LONG = 1 << 15, TALL = 4, WIDE = 2, LANES = 8, AHEAD = 4,
-       SMALL = 1 << 14, SHARE = 1 << 17, THREADS = 64 };
+       SMALL = 1 << 14, SHARE = 1 << 17 };
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4)));
-#define INLINED static inline __attribute__((always_inline))
 
 typedef struct {
     int m, n, k, lda, ldb, ldc;
@@ -34,11 +33,6 @@ typedef struct {
     const float *a, *b;
     float *c;
 } product;
-
-typedef struct {
-    const product *whole;
-    int first, end; /* rows of b */
-} part;
 
 INLINED void tile(const product *p, int row, int column, const int tall, const int wide) {
     const float *a = p->a + (size_t)row * p->lda, *b = p->b + (size_t)column * p->ldb;
@@ -78,60 +72,22 @@ INLINED void down(const product *p, int column, const int wide) {
     }
 }
 
-#define ACROSS(NAME)                                                              \
-    static void NAME(const product *p, int column, int end) {                     \
-        for (; column + WIDE <= end; column += WIDE) down(p, column, WIDE);       \
-        if (column < end) down(p, column, 1);                                     \
-    }
-
-ACROSS(across_anywhere)
-#if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) ACROSS(across_avx2)
-__attribute__((target("avx512f,avx2,fma"))) ACROSS(across_avx512)
-#endif
-
-static int has_avx2(void) {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return 0;
-#endif
+INLINED void across(const product *p, int column, int end) {
+    for (; column + WIDE <= end; column += WIDE) down(p, column, WIDE);
+    if (column < end) down(p, column, 1);
 }
 
-static void across(const product *p, int column, int end) {
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) { across_avx512(p, column, end); return; }
-    if (has_avx2()) { across_avx2(p, column, end); return; }
-#endif
-    across_anywhere(p, column, end);
-}
-
-static void *work(void *argument) {
-    const part *mine = argument;
-    across(mine->whole, mine->first, mine->end);
-    return NULL;
-}
+/* Rows of b, from first to end. */
+FOR_EACH_PROCESSOR(columns, product, across)
 
 static void few_rows(const product *p) {
-    long most = (long)p->n * p->k / SHARE; /* a thread costs as much as multiplying so many */
-    int threads = scipy_openblas_get_num_threads();
-    if (threads > THREADS) threads = THREADS;
-    if (threads > most) threads = (int)most;
-    if (threads < 1) threads = 1;
-    part parts[THREADS];
-    pthread_t others[THREADS];
-    int started[THREADS] = {0};
-    for (int t = threads - 1; t >= 0; t--) {
-        parts[t] = (part){p, (int)((long)p->n * t / threads), (int)((long)p->n * (t + 1) / threads)};
-        started[t] = t > 0 && pthread_create(&others[t], NULL, work, &parts[t]) == 0;
-        if (!started[t]) work(&parts[t]);
-    }
-    for (int t = 1; t < threads; t++)
-        if (started[t]) pthread_join(others[t], NULL);
+    in_parts(columns, p, p->n, (double)p->n * p->k / SHARE);
 }
 
 void cblas_sgemm(ARGS(float)) {
-    if (order == ROWS && m == 1 && n > 0 && k > 0) {
+    if (alpha == DOOR && order == ROWS && k == 1) {
+        in_place((int)a[0], m, n, b, c, ldc);
+    } else if (order == ROWS && m == 1 && n > 0 && k > 0) {
         if (beta == 0) memset(c, 0, sizeof(float) * (size_t)n);
         int step = ta == AS_IT_IS ? 1 : lda;
         int t = tb == AS_IT_IS ? TRANSPOSED : AS_IT_IS;
