@@ -139,8 +139,11 @@ def _names(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
 
 def _add_ui(commands: Commands) -> None:
     ui = cli_help.add(commands, "ui", "show all runs in MLflow", cli_help.UI)
-    ui.add_argument("--host", default="127.0.0.1")
-    ui.add_argument("--port", type=_port, default=5000)
+    ui.add_argument(
+        "--host", default="127.0.0.1",
+        help="address to listen on (default: %(default)s, for this machine alone)",
+    )  # fmt: skip
+    ui.add_argument("--port", type=_port, default=5000, help="(default: %(default)s)")
     ui.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. tracking.uri=URI")
     ui.set_defaults(command=_ui)
 

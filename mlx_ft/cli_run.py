@@ -28,10 +28,15 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the options of how an answer is drawn."""
     parser.add_argument("--system", help="system message; default: the one of the training rows")
-    parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--max-tokens", type=int, default=256, help="length of an answer (default: %(default)s)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (the default)")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0,
+        help="draw from the likeliest tokens that together have this probability (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, help="the same answer again, where it is drawn")
 
 
 def found(args: argparse.Namespace) -> SavedRun:

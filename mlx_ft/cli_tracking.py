@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_ft.errors import MlxFtError, UserError
+from mlx_ft.plural import counted
 from mlx_ft.runtime import default_output_dir
 
 if TYPE_CHECKING:
@@ -87,23 +88,19 @@ def _sync_all(configs: Mapping[Path, Config], *, given: bool) -> Iterator[int]:
             print(f"{closed}: its process is gone; run {run_id} is closed")
 
 
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def in_words(result: SyncResult) -> str:
     """What became of a run, in one line."""
-    counted = f"{_counted(result.points, 'metric value')} and "
-    counted += _counted(result.others, "other thing")
+    things = f"{counted(result.points, 'metric value')} and "
+    things += counted(result.others, "other thing")
     run = f"(run {result.run_id}, {result.status})"
     line = {
         "complete": f"nothing was missing {run}",
-        "written": f"{counted} written {run}",
+        "written": f"{things} written {run}",
         "alive": "is in use by a run, so it is left alone",
         "deleted": f"the run was deleted in MLflow, so it is left alone {run}",
         "gone": f"{result.store} has no such run; {result.left} records stay here {run}",
         "unreachable": f"{result.store} does not take it ({result.problem}); {result.left} "
-        f"records stay for the next time, {counted} written",
+        f"records stay for the next time, {things} written",
         "untracked": "has no journal: it was not tracked",
     }[result.outcome]
     if result.given_up:

@@ -19,6 +19,7 @@ from mlx_ft.errors import MlxFtError, UserError
 SQLITE_HEADER = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html
 PATIENCE = 5.0  # seconds that the server has to end by itself
 LAST_LINES = 20
+POLL = 0.2  # seconds between looks whether the server listens
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -37,18 +38,22 @@ def run(args: argparse.Namespace) -> int:
     for run_id, folder in reap(config).items():
         print(f"Its process is gone, so it is closed: run {run_id}, {folder}")
     page = ui_page(config, args.host, args.port)
-    print(f"MLflow, once it has started (5 to 20 seconds): {page}\nCtrl-C ends it.", flush=True)
-    return serve(line, ui_environment())
+    print("MLflow starts, which takes 5 to 20 seconds. Ctrl-C ends it.", flush=True)
+    return serve(line, ui_environment(), (args.host, args.port), f"It is ready: {page}")
 
 
-def serve(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def serve(
+    command: Sequence[str], environment: Mapping[str, str], address: tuple[str, int], ready: str
+) -> int:
     """Run a server until it is told to end by a signal to this process.
 
-    Returns 0 after Ctrl-C, 128 + number after another signal. What the server says is shown
-    only when it ends by itself, which raises MlxFtError. Its processes are a group of their
-    own, so that Ctrl-C on the terminal reaches them through this process alone.
+    ready: printed as soon as it listens at `address`, (host, port). Returns 0 after Ctrl-C,
+    128 + number after another signal. What the server says is shown only when it ends by itself,
+    which raises MlxFtError. Its processes are a group of their own, so that Ctrl-C on the
+    terminal reaches them through this process alone.
     """
     server = _Server()
+    threading.Thread(target=server.tell, args=(address, ready), daemon=True).start()
     # An ignored signal stays ignored: that is how nohup works.
     wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, server.stop) for number in wanted}
@@ -70,6 +75,15 @@ class _Server:
         self.code: int | None = None
         self._process: subprocess.Popen[str] | None = None
         self._timer: threading.Timer | None = None
+        self._ended = threading.Event()
+
+    def tell(self, address: tuple[str, int], ready: str) -> None:
+        """Print `ready` when something listens at `address`, unless the server has ended."""
+        while not self._ended.wait(POLL):
+            with suppress(OSError), socket.create_connection(_reachable(address), timeout=1):
+                if not self._ended.is_set() and self.stopped_by is None:
+                    print(ready, flush=True)
+                return
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
         """Start it and wait until it has ended; returns the last lines that it printed."""
@@ -89,6 +103,7 @@ class _Server:
             assert process.stdout is not None
             last = deque((line.rstrip() for line in process.stdout), maxlen=LAST_LINES)
             self.code = process.wait()
+            self._ended.set()
         if self._timer is not None:
             self._timer.cancel()
         return [line for line in last if line]
@@ -109,6 +124,11 @@ class _Server:
         assert self._process is not None
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+def _reachable(address: tuple[str, int]) -> tuple[str, int]:
+    """Where a server that listens on all of a machine's addresses is found on it."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), address[1]  # noqa: S104
 
 
 def _check_port(host: str, port: int) -> None:

@@ -141,7 +141,9 @@ def _remembering(
         config.threads, os.environ.get("OPENBLAS_NUM_THREADS"), os.cpu_count(),
         platform.machine(), platform.processor(),
         *map(metadata.version, ("mlx", "mlx-lm", "mlx-ft")),
-        *(hashlib.sha256(inspect.getsource(code).encode()).hexdigest() for code in DECIDING),
+        exponentials.native(),
+        *(hashlib.sha256(text.encode()).hexdigest()
+          for text in (*map(inspect.getsource, DECIDING), *runtime.sources())),
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(made_from, default=str).encode()).hexdigest()[:24]
     cache = Path(config.paths.cache_dir).expanduser()

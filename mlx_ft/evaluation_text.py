@@ -39,7 +39,14 @@ def _losses(models: Sequence[Evaluation], comparable: bool = False) -> list[list
     return [
         _figures("validation loss", [one.loss for one in models], 4, comparable),
         _figures("perplexity", [one.perplexity for one in models], 3, comparable),
+        _targets(models),
     ]
+
+
+def _targets(models: Sequence[Evaluation]) -> list[str]:
+    """What the two lines above it are means of."""
+    counts = ["-" if one.target_tokens is None else f"{one.target_tokens:,}" for one in models]
+    return ["  target tokens", *counts, *([""] if len(models) == 2 else [])]
 
 
 def _figures(name: str, values: Sequence[float | None], digits: int, comparable: bool) -> list[str]:

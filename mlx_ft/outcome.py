@@ -15,6 +15,7 @@ from rich.text import Text
 
 from mlx_ft.config.schema import Config, DataConfig, ModelConfig, PathsConfig
 from mlx_ft.evaluation import Answer
+from mlx_ft.plural import counted
 from mlx_ft.runfolder import RunFolder, checkpoint_folders, step_of
 
 QUESTION = "your question"
@@ -37,7 +38,7 @@ def show_result(
     table.add_row("perplexity", *_pair(summary, "perplexity", "{:.3f}"))
     table.add_row("task accuracy", *_pair(summary, "accuracy", "{:.1%}"))
     lines = [
-        f"{summary['steps']} steps, {summary['tokens']:,} tokens "
+        f"{counted(summary['steps'], 'step')}, {summary['tokens']:,} tokens "
         f"({summary['tokens_per_second']:,.0f} per second), "
         f"{summary['wall_seconds']:.0f} s, peak {summary['peak_memory_gb']:.2f} GB, "
         f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,} parameters",
@@ -93,7 +94,7 @@ def finished_already(summary: Mapping[str, Any], run_dir: Path, *, stopped_early
         more = " train.early_stopping_patience=null"
     longer = f"mlx-ft resume {shlex.quote(place)}{more}"
     return "\n".join([
-        f"{place} is {how}: {steps} steps. Nothing was done.",
+        f"{place} is {how}: {counted(steps, 'step')}. Nothing was done.",
         _next_command("use it", _generate(place)),
         _next_command("go on", longer),
     ])  # fmt: skip

@@ -17,6 +17,7 @@ from mlx_ft.data.prepare import Dataset
 from mlx_ft.evaluation import Answer, Validation
 from mlx_ft.judgement import final_figures, sample_rows
 from mlx_ft.memory import Usage
+from mlx_ft.plural import counted
 from mlx_ft.runfolder import JOURNAL, METRICS, ORIGIN, RunFolder
 from mlx_ft.state import Progress, TrainState
 from mlx_ft.tracking import build_tracker
@@ -84,14 +85,14 @@ class Record:
         self._data_report(accepted.dataset)
         trainable = lora.count(accepted.loaded.model)
         logger.info(
-            "%s on %s: %s trainable parameters in %d layers; %d training rows, %d steps "
+            "%s on %s: %s trainable parameters in %s; %s, %s "
             "of %d x %d rows (%.2f epochs); run folder %s",
             located.name,
             accepted.device,
             f"{trainable:,}",
-            accepted.adapter.num_layers,
-            len(accepted.dataset.train),
-            plan.steps,
+            counted(accepted.adapter.num_layers, "layer"),
+            counted(len(accepted.dataset.train), "training row"),
+            counted(plan.steps, "step"),
             plan.accumulation,
             config.memory_profile.micro_batch_size,
             plan.epochs,

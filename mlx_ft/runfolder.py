@@ -18,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import yaml
-
 from mlx_ft import durable
+from mlx_ft.config import yaml_text
 from mlx_ft.errors import InUseError, OutputError, StorageError
 
 LOCK = ".lock"
@@ -125,8 +124,7 @@ class RunFolder:
     def write_config(self, public: Mapping[str, Any]) -> Path:
         """The composed configuration, which runs again as it is."""
         header = "# Run again: python train.py --config-dir THIS_FOLDER --config-name config\n"
-        body = yaml.safe_dump(dict(public), sort_keys=False, allow_unicode=True)
-        return self.write_text("config.yaml", header + body)
+        return self.write_text("config.yaml", header + yaml_text.dump(public))
 
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """`summary.json`; figures that are not finite become null."""

@@ -140,8 +140,7 @@ def _load_packaged_blas(cache_dir: Path) -> str:
         raise ImportError("the package scipy-openblas32 is not installed")
     library_dir = Path(spec.origin).parent / "lib"
     version = metadata.version("scipy-openblas32")
-    sources = [path.read_text() for path in sorted(SHIM.glob("*.[ch]"))]
-    made_of = [*sources, *FLAGS, str(library_dir), version, platform.machine()]
+    made_of = [*sources(), *FLAGS, str(library_dir), version, platform.machine()]
     key = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
     shim = cache_dir / "blas" / f"shim-{key}.so"
     if not shim.exists():
@@ -150,6 +149,11 @@ def _load_packaged_blas(cache_dir: Path) -> str:
     if shim.parent != cache_dir / "blas":
         shim.unlink()  # loaded already; nobody else would find it
     return f"OpenBLAS (scipy-openblas32 {version})"
+
+
+def sources() -> list[str]:
+    """The texts that the shim is compiled from."""
+    return [path.read_text("utf-8") for path in sorted(SHIM.glob("*.[ch]"))]
 
 
 def _compile_shim(library_dir: Path, target: Path) -> Path:
@@ -165,8 +169,8 @@ def _compile_shim(library_dir: Path, target: Path) -> Path:
     try:
         built = scratch / "shim.so"
         link = [f"-L{library_dir}", "-lscipy_openblas", f"-Wl,-rpath,{library_dir}", "-lpthread"]
-        sources = [str(path) for path in sorted(SHIM.glob("*.c"))]
-        command = [compiler, *FLAGS, "-o", str(built), *sources, *link]
+        files = map(str, sorted(SHIM.glob("*.c")))
+        command = [compiler, *FLAGS, "-o", str(built), *files, *link]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
             raise OSError(f"{compiler} has failed:\n{done.stderr or 'it does not say why'}")

@@ -26,7 +26,8 @@ import os, sys
 from mlx_ft import cli_ui
 cli_ui.PATIENCE = 0.5
 print("begun", flush=True)
-sys.exit(cli_ui.serve([sys.executable, "-c", sys.argv[1]], os.environ))
+address = ("127.0.0.1", int(sys.argv[2]))
+sys.exit(cli_ui.serve([sys.executable, "-c", sys.argv[1]], os.environ, address, "it listens"))
 """
 
 
@@ -44,7 +45,7 @@ def alive(pid: int) -> bool:
 )
 def test_a_signal_ends_the_server_and_all_its_processes(server, number, code, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", WRAPPER, server], cwd=tmp_path, start_new_session=True,
+        [sys.executable, "-c", WRAPPER, server, "1"], cwd=tmp_path, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 30
@@ -63,11 +64,32 @@ def test_a_signal_ends_the_server_and_all_its_processes(server, number, code, tm
     assert [pid for pid in pids if alive(pid)] == []
 
 
+def test_that_it_listens_is_said_once_it_does():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listens = f"""
+import socket, time
+time.sleep(0.5)
+server = socket.create_server(("127.0.0.1", {port}))
+time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRAPPER, listens, str(port)], start_new_session=True,
+        stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == "begun\n"
+        begun = time.monotonic()
+        assert process.stdout.readline() == "it listens\n"
+        assert time.monotonic() - begun > 0.3
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
 def test_a_server_that_ends_by_itself_says_why():
     before = signal.getsignal(signal.SIGTERM)
     code = "print('first'); print('port in use'); raise SystemExit(3)"
     with pytest.raises(MlxFtError, match=r"exit code 3") as error:
-        cli_ui.serve([sys.executable, "-c", code], os.environ)
+        cli_ui.serve([sys.executable, "-c", code], os.environ, ("127.0.0.1", 1), "")
     assert error.value.faults == ("first", "port in use")
     assert error.value.exit_code == 1
     assert signal.getsignal(signal.SIGTERM) is before

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx_lm.models import llama
 
-from mlx_ft import lora
+from mlx_ft import exponentials, lora
 from mlx_ft.config.schema import LoraConfig
 from mlx_ft.data.arrays import packed, padded
 from mlx_ft.data.batch import collate
 from mlx_ft.layout import lay_out
+from mlx_ft.models import segments
 from mlx_ft.models.forward import Forward, forward_of
 from mlx_ft.models.segments import Segments, attend
 from mlx_ft.step import summed_gradient
@@ -136,6 +138,34 @@ def test_other_caches_are_attended_to_as_before() -> None:
     assert mx.allclose(mx.concatenate(parts, axis=1), model(tokens), atol=1e-5).item()
 
 
+@pytest.mark.parametrize("kept", ["plain", "quantized"])
+def test_other_caches_get_vectors_of_exponentials_where_they_can(
+    kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_lm.models.cache import KVCache, QuantizedKVCache
+
+    model = tiny.build({**tiny.LLAMA, "hidden_size": 128})  # heads of 32, as quantizing asks for
+    tokens = mx.array([[*PROMPT, 1, 2, 3]])
+    found, calls, own = [], [], exponentials.attention
+    monkeypatch.setattr(
+        exponentials, "attention", lambda *args: calls.append(args[4]) or own(*args)
+    )
+    for install in (False, True):
+        if install:
+            segments.install(model)
+        else:
+            plain = llama.scaled_dot_product_attention
+            plain = getattr(plain, "without_segments", plain)
+            monkeypatch.setattr(llama, "scaled_dot_product_attention", plain)
+        make = KVCache if kept == "plain" else lambda: QuantizedKVCache(group_size=32)
+        cache = [make() for _ in model.layers]
+        parts = [model(tokens[:, :9], cache=cache), model(tokens[:, 9:12], cache=cache)]
+        found.append(mx.concatenate([*parts, model(tokens[:, 12:], cache=cache)], axis=1))
+    assert mx.allclose(*found, atol=1e-5).item()
+    expected = ["causal", "causal", None] if kept == "plain" and exponentials.native() else []
+    assert calls == [mask for mask in expected for _ in model.layers]
+
+
 def test_a_model_that_cannot_is_told_apart() -> None:
     class Embedded(nn.Module):
         def __init__(self) -> None:
@@ -171,8 +201,6 @@ class Blind(nn.Module):
 
 
 def test_a_mask_of_the_models_own_is_never_dropped() -> None:
-    from mlx_lm.models import llama
-
     forward_of(tiny.build())
     layout = lay_out([answer_row(PROMPT, 1)], share=False)
     arrays = [mx.zeros((len(layout.tokens), 4, 1, 8))] * 3

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_ft.errors import UserError
+from mlx_ft.plural import counted
 from mlx_ft.report.collect import Collection
 from mlx_ft.report.importance import Importance, importance
 from mlx_ft.report.labels import (
     FIGURES,
-    counted,
     figure_label,
     figure_text,
     name_of,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlx_ft.plots import BLUE, GREY, INK
+from mlx_ft.plural import counted
 from mlx_ft.report.analyse import Analysis, Point
 from mlx_ft.report.axes import is_wide, scaled
 from mlx_ft.report.importance import Importance, Share
 from mlx_ft.report.labels import (
-    counted,
     figure_label,
     is_share,
     name_of,

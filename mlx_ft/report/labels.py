@@ -93,11 +93,6 @@ def name_of(row: Row, keys: Sequence[str]) -> str:
     return value_text(row.folder.name if row.folder else row.run_id or "a run without a folder")
 
 
-def counted(number: int, thing: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
 def statuses(rows: Sequence[Row]) -> str:
     """`8 finished, 1 failed`."""
     counts: Mapping[str, int] = Counter(row.status.lower() for row in rows)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlx_ft.plots import GREY, INK, smoothed
+from mlx_ft.plural import counted
 from mlx_ft.report.analyse import FINISHED, Analysis
 from mlx_ft.report.axes import is_geometric, is_number, is_wide, position, scaled
-from mlx_ft.report.labels import counted, figure_label, figure_text, short_keys, value_text
+from mlx_ft.report.labels import figure_label, figure_text, short_keys, value_text
 from mlx_ft.report.read import Row, Series, told_apart
 from mlx_ft.report.svg import PAPER, TOP, Panel, drawn
 

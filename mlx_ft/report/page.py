@@ -12,11 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mlx_ft.plural import counted
 from mlx_ft.report.analyse import Analysis
 from mlx_ft.report.axes import is_number
 from mlx_ft.report.figures import panels
 from mlx_ft.report.labels import (
-    counted,
     figure_label,
     figure_text,
     statuses,

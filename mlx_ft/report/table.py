@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_ft.config.screen import shown as printable
+from mlx_ft.plural import counted
 from mlx_ft.report.analyse import FINISHED, Analysis
-from mlx_ft.report.labels import counted, figure_label, figure_text, short_keys, value_text
+from mlx_ft.report.labels import figure_label, figure_text, short_keys, value_text
 from mlx_ft.report.read import Row
 
 MOST_NAMES = 8  # of runs that ended in the same way

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mlx_ft.config import conf_dir
+from mlx_ft.config import conf_dir, yaml_text
 from mlx_ft.config.compose import (
     CommandLine,
     accept,
@@ -215,12 +215,14 @@ words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs
     name=words.filter(lambda text: text.strip() and "${" not in text),
     modules=st.sampled_from(["attention", ["q_proj"], ["q_proj", "v_proj"]]),
 )
+@example(8, 1e-5, "0e0", "attention")  # a float to OmegaConf, and a text to PyYAML
+@example(8, 1e-5, "-1_0E+3", "attention")
 @pytest.mark.slow
 def test_the_public_form_runs_again_as_it_is(tmp_path, rank, rate, name, modules):
     cfg = OmegaConf.create(asdict(Config()))
     cfg.lora.rank, cfg.lora.target_modules = rank, modules
     cfg.optimizer.learning_rate, cfg.tracking.run_name = rate, name
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(public_dict(cfg), allow_unicode=True))
+    (tmp_path / "config.yaml").write_text(yaml_text.dump(public_dict(cfg)), "utf-8")
     again = composed(folder=tmp_path, name="config")
     saved = yaml.safe_load((tmp_path / "config.yaml").read_text("utf-8"))
     assert config_from_dict(saved) == resolve(cfg)

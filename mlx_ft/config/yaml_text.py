@@ -1,0 +1,24 @@
+"""Configurations as YAML that OmegaConf reads as what they were."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+# A float to OmegaConf, as in YAML 1.2, and a text to PyYAML, which would write it without quotes.
+WITHOUT_POINT = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that look like such floats."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", WITHOUT_POINT, list("-+0123456789"))
+
+
+def dump(values: Mapping[str, Any]) -> str:
+    """`values`, in their order, one to a line."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
