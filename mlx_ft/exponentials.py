@@ -2,7 +2,7 @@
 
 MLX's CPU build for Linux takes its vector instructions from the C++ compiler, which finds none in
 `exp`: 12 to 25 ns for each number of an exponential, a sigmoid or a softmax, and 0.2 ns for one of
-a product or a sum (benchmarks/techniques.py). There, and in float32, 2^x = 2^n 2^f with an integer
+a product or a sum (benchmarks/exponentials.py). There, and in float32, 2^x = 2^n 2^f with an integer
 n and |f| <= 1/2 is computed here: 2^f by a polynomial, 2^n by adding n to the exponent's bits: by
 `native/exponentials.c` if this process has it, else out of MLX's products and sums. Everywhere
 else MLX's own functions are called.
