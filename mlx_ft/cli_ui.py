@@ -60,6 +60,7 @@ def serve(
     try:
         last = server.run(command, environment)
     finally:
+        server.ended.set()
         # Told to end, this process does: a signal sent twice must not change with what code.
         told = server.stopped_by is not None
         for number, handler in previous.items():
@@ -75,15 +76,19 @@ class _Server:
         self.code: int | None = None
         self._process: subprocess.Popen[str] | None = None
         self._timer: threading.Timer | None = None
-        self._ended = threading.Event()
+        self.ended = threading.Event()
 
     def tell(self, address: tuple[str, int], ready: str) -> None:
         """Print `ready` when something listens at `address`, unless the server has ended."""
-        while not self._ended.wait(POLL):
-            with suppress(OSError), socket.create_connection(_reachable(address), timeout=1):
-                if not self._ended.is_set() and self.stopped_by is None:
+        while not self.ended.wait(POLL):
+            try:
+                socket.create_connection(_reachable(address), timeout=1).close()
+            except OSError:
+                continue
+            if not self.ended.is_set() and self.stopped_by is None:
+                with suppress(OSError):  # nobody reads it
                     print(ready, flush=True)
-                return
+            return
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> list[str]:
         """Start it and wait until it has ended; returns the last lines that it printed."""
@@ -103,7 +108,6 @@ class _Server:
             assert process.stdout is not None
             last = deque((line.rstrip() for line in process.stdout), maxlen=LAST_LINES)
             self.code = process.wait()
-            self._ended.set()
         if self._timer is not None:
             self._timer.cancel()
         return [line for line in last if line]

@@ -1,11 +1,11 @@
 """Exponentials in vectors, where MLX computes them one by one.
 
 MLX's CPU build for Linux takes its vector instructions from the C++ compiler, which finds none in
-`exp`: 12 to 25 ns for each number of an exponential, a sigmoid or a softmax, and 0.2 ns for one of
-a product or a sum (benchmarks/exponentials.py). There, and in float32, 2^x = 2^n 2^f with an integer
-n and |f| <= 1/2 is computed here: 2^f by a polynomial, 2^n by adding n to the exponent's bits: by
-`native/exponentials.c` if this process has it, else out of MLX's products and sums. Everywhere
-else MLX's own functions are called.
+`exp`: 12 to 35 ns for each number of an exponential, a sigmoid or a softmax, and 0.2 to 0.7 ns for
+one of a product or a sum (benchmarks/exponentials.py). There, and in float32, 2^x = 2^n 2^f with
+an integer n and |f| <= 1/2 is computed here: 2^f by a polynomial, 2^n by adding n to the
+exponent's bits: by `native/exponentials.c` if this process has it, else out of MLX's products
+and sums. Everywhere else MLX's own functions are called.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SCORES = 2**22  # of an attention; with more, the five arrays of products and su
 SMALL = 4096  # numbers for which so many operations do not pay
 NAME = "swiglu"
 DOOR = -float.fromhex("0x1.5ap-126")  # as in native/native.h
-SILU, SILU_SLOPE, SOFTMAX = 1.0, 2.0, 3.0  # as in native/exponentials.c
+SILU, SILU_SLOPE, SOFTMAX, SOFTMAX_SLOPE, KINDS = 1, 2, 3, 4, 8  # as in native/exponentials.c
 MOST_NUMBERS = 2**31 - 1  # of a row of a product
 
 
@@ -51,19 +51,23 @@ def one_by_one(array: mx.array) -> bool:
 @cache
 def native() -> bool:
     """Whether MLX's products on the CPU lead to `native/exponentials.c`."""
-    one = mx.ones((1, 1), dtype=mx.float32)
-    with mx.stream(mx.cpu):
-        found = mx.addmm(one, SILU * one, 4 * one, alpha=DOOR, beta=1.0).item()
-    return abs(found - 4 / (1 + math.exp(-1))) < 1e-5  # a product leaves the 1 as it is
+    with mx.stream(mx.cpu):  # products leave the numbers as they are
+        silu = _in_place(SILU, mx.ones((1, 40)), mx.full((1, 40), 4.0))
+        weights = _in_place(SOFTMAX, mx.array([[0.0, math.log(3)]] * 3), mx.zeros((1, 2)))
+        right = [(silu, mx.array(4 / (1 + math.exp(-1)))), (weights, mx.array([0.25, 0.75]))]
+        return all(mx.allclose(found, expected).item() for found, expected in right)
 
 
-def _in_place(function: float, array: mx.array, other: mx.array) -> mx.array:
-    """`function` of a copy of `array` (M, N), with the numbers `other` (1, N)."""
+def _in_place(function: int, array: mx.array, other: mx.array) -> mx.array:
+    """`function` of `array` (M, N), with the numbers `other` (1, N).
+
+    Only inside functions with gradients of their own: MLX takes it for a product.
+    """
     which = mx.full((len(array), 1), function, dtype=mx.float32)
     return mx.addmm(array, which, other, alpha=DOOR, beta=1.0)
 
 
-def _of_each(function: float, array: mx.array, other: mx.array) -> mx.array:
+def _of_each(function: int, array: mx.array, other: mx.array) -> mx.array:
     """`function` of each number of `array` and the one of `other` in its place."""
     return _in_place(function, array.reshape(1, -1), other.reshape(1, -1)).reshape(array.shape)
 
@@ -96,6 +100,12 @@ def _softmax(scores: mx.array) -> mx.array:
 
 @_softmax.vjp
 def _softmax_gradient(_: Any, cotangent: Any, found: Any) -> Any:
+    return _through_softmax(found, cotangent)
+
+
+def _through_softmax(found: mx.array, cotangent: mx.array) -> mx.array:
+    if native() and found.size <= MOST_NUMBERS:
+        return _of_each(SOFTMAX_SLOPE + KINDS * found.shape[-1], cotangent, found)
     # In this form three arrays are there at once, and not four.
     return found * (cotangent - (cotangent * found).sum(axis=-1, keepdims=True))
 
@@ -204,7 +214,8 @@ def _swiglu_gradient(primals: Any, cotangent: Any, _: Any) -> Any:
 def _with_vectors(own: Callable[..., mx.array]) -> Callable[..., mx.array]:
     def swiglu(gate: mx.array, x: mx.array) -> mx.array:
         alike = gate.shape == x.shape and gate.dtype == x.dtype
-        if gate.size < SMALL or not (alike and one_by_one(gate)):
+        pays = gate.size >= SMALL or native()  # which gives any number of rows the same
+        if not (pays and alike and one_by_one(gate)):
             return own(gate, x)
         found: Any = _swiglu(gate, x)
         result: mx.array = found
@@ -238,9 +249,11 @@ def attention(
     """
     batch, heads, length, width = queries.shape
     key_heads, seen = keys.shape[1:3]
-    numbers = batch * heads * length * seen
-    pays = native() if numbers > SCORES else length > 1 or numbers > SMALL
-    plain = mask is None or isinstance(mask, str) or mask.dtype == mx.bool_
+    if batch * heads * length * seen > SCORES:
+        pays = native()
+    else:  # as for a row alone, so that its numbers do not depend on the others
+        pays = length > 1 or heads * seen > SMALL
+    plain = mask in (None, "causal") if isinstance(mask, str | None) else mask.dtype == mx.bool_
     if not (pays and plain and sinks is None and one_by_one(queries)):
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks
@@ -249,8 +262,48 @@ def attention(
         mask = mx.arange(seen - length, seen)[:, None] >= mx.arange(seen)[None]
     # All heads of a key in one product.
     merged = (queries * scale).reshape(batch, key_heads, -1, width)
-    scores = (merged @ keys.swapaxes(-1, -2)).reshape(batch, heads, length, seen)
-    if mask is not None:
-        scores = scores + mx.where(mask, 0.0, -mx.inf)
-    found = softmax(scores).reshape(batch, key_heads, -1, seen) @ values
+    masks = [] if mask is None else [mask]
+    if native():
+        both: Any = _attended(merged, keys, values, *masks)
+        return both[0].reshape(batch, heads, length, -1)  # type: ignore[no-any-return]
+    found = softmax(_scores(merged, keys, *masks)).reshape(batch, key_heads, -1, seen) @ values
     return found.reshape(batch, heads, length, -1)
+
+
+def _scores(queries: mx.array, keys: mx.array, mask: mx.array | None = None) -> mx.array:
+    """(B, K, heads of a key x L, S), or (B, H, L, S) with a mask; what is masked gets nothing."""
+    scores = queries @ keys.swapaxes(-1, -2)
+    if mask is None:
+        return scores
+    batch, seen, length = len(scores), scores.shape[-1], mask.shape[-2]
+    # Not -inf: where nothing may be seen, MLX takes the mean of all.
+    least = mx.finfo(scores.dtype).min
+    return mx.where(mask, scores.reshape(batch, -1, length, seen), least)
+
+
+@mx.custom_function
+def _attended(
+    queries: mx.array, keys: mx.array, values: mx.array, *mask: mx.array
+) -> tuple[mx.array, mx.array]:
+    """The values, weighted, and their weights (B, K, heads of a key x L, S).
+
+    One function, so that nothing but the weights is kept: the scores' memory becomes theirs.
+    """
+    scores = _scores(queries, keys, *mask)
+    seen = scores.shape[-1]
+    weights = _in_place(SOFTMAX, scores.reshape(-1, seen), mx.zeros((1, seen)))
+    weights = weights.reshape(*queries.shape[:-1], seen)
+    return weights @ values, weights
+
+
+@_attended.vjp
+def _attended_gradient(primals: Any, cotangents: Any, found: Any) -> Any:
+    queries, keys, values, *mask = primals
+    cotangent, weights = cotangents[0], found[1]
+    change = _through_softmax(weights, cotangent @ values.swapaxes(-1, -2))
+    return (
+        change @ keys,
+        change.swapaxes(-1, -2) @ queries,
+        weights.swapaxes(-1, -2) @ cotangent,
+        *map(mx.zeros_like, mask),
+    )

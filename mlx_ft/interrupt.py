@@ -51,13 +51,13 @@ class StopSignal(AbstractContextManager["StopSignal"]):
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._hook is not None:
-            sys.unraisablehook, self._hook = self._hook, None
+        if self._hook is not None and sys.unraisablehook == self._lost:
+            sys.unraisablehook = self._hook
 
     def _lost(self, lost: sys.UnraisableHookArgs) -> None:
         """A signal inside a destructor or a weakref's callback: `at_once` raises it at its end."""
-        if self._hook is not None and not isinstance(lost.exc_value, Interrupted):
-            self._hook(lost)
+        if not isinstance(lost.exc_value, Interrupted):
+            (self._hook or sys.__unraisablehook__)(lost)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:

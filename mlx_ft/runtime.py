@@ -35,7 +35,8 @@ GIB = 1024**3
 
 # scipy-openblas32 prefixes every symbol; what this defines gives MLX the names that it looks for.
 SHIM = Path(__file__).with_name("native")
-FLAGS = ("-shared", "-fPIC", "-O3", "-fno-trapping-math")  # which keeps loops from vectors
+# What may trap keeps GCC from making vectors of loops with conditions.
+FLAGS = ("-shared", "-fPIC", "-O3", "-fno-trapping-math")
 
 SLOW = (
     "no fast BLAS found: float32 matrix products run tens of times slower than they could "

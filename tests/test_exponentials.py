@@ -1,5 +1,6 @@
-"""Exponentials made of products and sums are the exponentials of NumPy in float64."""
+"""Exponentials in C, and made of products and sums, are those of NumPy in float64."""
 
+import ctypes
 import math
 
 import mlx.core as mx
@@ -161,8 +162,18 @@ def test_swiglu_and_its_gradients(scale):
         np.testing.assert_allclose(np.array(one), np.array(other), atol=1e-3, rtol=1e-4)
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    """Of OpenBLAS, and so of what goes through its products; tests have one, else."""
+    library = ctypes.CDLL(None)
+    before = library.scipy_openblas_get_num_threads()
+    library.scipy_openblas_set_num_threads(request.param)
+    yield request.param
+    library.scipy_openblas_set_num_threads(before)
+
+
 @native
-def test_a_number_is_the_same_wherever_it_lies_and_in_how_many_threads():
+def test_a_number_is_the_same_wherever_it_lies_and_in_how_many_threads(threads):
     """What rows computed alone, resumed or in another batch are equal by, to the bit."""
     gate, up = mx.array(normals(300, 257, scale=5)), mx.array(normals(300, 257, seed=1))
     for function in (exponentials.SILU, exponentials.SILU_SLOPE):
@@ -171,9 +182,80 @@ def test_a_number_is_the_same_wherever_it_lies_and_in_how_many_threads():
             parts = (array.reshape(-1)[start:end] for array in (gate, up))
             found = np.array(exponentials._of_each(function, *parts))
             np.testing.assert_array_equal(found, whole[start:end])
-    whole = np.array(exponentials.softmax(gate))
-    np.testing.assert_array_equal(np.array(exponentials.softmax(gate[7:8])), whole[7:8])
-    np.testing.assert_array_equal(np.array(exponentials.softmax(gate[5:290])), whole[5:290])
+    weights = exponentials.softmax(gate)
+    change = exponentials._through_softmax(weights, up)
+    for start, end in ((7, 8), (5, 290), (299, 300)):
+        part = slice(start, end)
+        alone = exponentials.softmax(gate[part])
+        np.testing.assert_array_equal(np.array(alone), np.array(weights[part]))
+        found = exponentials._through_softmax(weights[part], up[part])
+        np.testing.assert_array_equal(np.array(found), np.array(change[part]))
+
+
+@native
+def test_every_number_is_computed_by_many_threads(threads):
+    gate, up = normals(300, 257, scale=5), normals(300, 257, seed=1)
+    exact = gate.astype(np.float64)
+    sigmoid = 1 / (1 + np.exp(-exact))
+    weights = softmax(exact)
+    change = weights * (up - (weights * up).sum(axis=-1, keepdims=True))
+    arrays = mx.array(gate), mx.array(up)
+    for found, expected in (
+        (exponentials._of_each(exponentials.SILU, *arrays), exact * sigmoid * up),
+        (exponentials._of_each(exponentials.SILU_SLOPE, *arrays),
+         sigmoid * (1 + exact * (1 - sigmoid)) * up),
+        (exponentials.softmax(arrays[0]), weights),
+        (exponentials._through_softmax(mx.array(weights.astype(np.float32)), arrays[1]), change),
+    ):  # fmt: skip
+        np.testing.assert_allclose(np.array(found), expected, atol=5e-6, rtol=1e-5)
+
+
+def by_mlx(queries, keys, values, mask):
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.3, mask=mask)
+
+
+def test_a_row_to_which_nothing_may_be_seen_and_what_is_hidden_from_all(scalar):
+    """As with MLX's own: a finite mean of all, and no trace of a hidden key that is not finite."""
+    queries, keys, values = (normals(2, 4, 5, 8, seed=seed) for seed in range(3))
+    keys[:, :, 4] = math.nan
+    mask = np.tril(np.ones((2, 1, 5, 5), bool))
+    mask[1, :, :2] = False  # the padding of a shorter row
+    mask[1, :, :, :2] = False
+    arrays = [mx.array(array) for array in (queries, keys, values, mask)]
+    expected = np.array(by_mlx(*arrays))
+    found = np.array(exponentials.attention(*arrays[:3], 0.3, arrays[3]))
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
+    assert np.isfinite(found[:, :, :4]).sum() >= found[0, :, :4].size  # what does not see the key
+    np.testing.assert_allclose(found[0, :, :4], expected[0, :, :4], atol=1e-5)
+    np.testing.assert_allclose(found[1, :, 2:4], expected[1, :, 2:4], atol=1e-5)
+
+
+@native
+def test_an_answer_does_not_depend_on_how_many_others_there_are():
+    queries, keys = mx.array(normals(8, 9, 1, 8)), mx.array(normals(8, 3, 700, 8, seed=1))
+    for seen in (20, 300, 700):  # to MLX and to us
+        whole = exponentials.attention(queries, keys[:, :, :seen], keys[:, :, :seen], 0.3, None)
+        for rows in (1, 2, 5):
+            part = keys[:rows, :, :seen]
+            found = exponentials.attention(queries[:rows], part, part, 0.3, None)
+            np.testing.assert_array_equal(np.array(found), np.array(whole[:rows]))
+
+
+@native
+def test_attention_holds_no_more_scores_than_mlx():
+    queries, keys, values = (mx.array(normals(1, 4, 600, 16, seed=seed)) for seed in range(3))
+
+    def most(attention):
+        function = mx.value_and_grad(lambda *given: attention(*given).sum(), argnums=(0, 1, 2))
+        mx.eval(function(queries, keys, values))
+        mx.clear_cache()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(function(queries, keys, values))
+        return mx.get_peak_memory() - before
+
+    own = most(lambda *given: exponentials.attention(*given, 0.3, "causal"))
+    assert own < 0.9 * most(lambda *given: by_mlx(*given, "causal"))
 
 
 @native
@@ -197,14 +279,13 @@ def test_swiglu_of_what_is_not_finite(value):
     assert np.argwhere(~np.isfinite(found)).tolist() == [[3, 5], [9, 100]]
 
 
-def test_other_types_and_few_numbers_are_left_to_mlx():
+def test_other_types_and_few_numbers_are_left_to_mlx(scalar):
     called = []
     ours = exponentials._with_vectors(lambda gate, up: called.append(gate.shape) or gate * up)
-    for kind, shape in ((mx.bfloat16, (64, 128)), (mx.float32, (1, 128))):
+    for kind, shape in ((mx.bfloat16, (64, 128)), (mx.float32, (1, 128)), (mx.float32, (64, 128))):
         ours(mx.ones(shape, dtype=kind), mx.ones(shape, dtype=kind))
-    assert called == [(64, 128), (1, 128)]
-    ours(mx.ones((64, 128)), mx.ones((64, 128)))
-    assert len(called) == 2
+    # In C few numbers, too: a row must not depend on how many others there are.
+    assert called == ([(64, 128)] if scalar == "native" else [(64, 128), (1, 128)])
 
 
 def test_it_is_put_into_a_model_once_and_its_logits_stay(monkeypatch):

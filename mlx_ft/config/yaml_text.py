@@ -8,15 +8,16 @@ from typing import Any
 
 import yaml
 
-# A float to OmegaConf, as in YAML 1.2, and a text to PyYAML, which would write it without quotes.
-WITHOUT_POINT = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+")
+# Floats to OmegaConf, as in YAML 1.2, but not to PyYAML, which asks for a point and for the
+# exponent's sign, and would write such texts without quotes.
+FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
 
 
 class _Dumper(yaml.SafeDumper):
     """Quotes texts that look like such floats."""
 
 
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", WITHOUT_POINT, list("-+0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 
 
 def dump(values: Mapping[str, Any]) -> str:

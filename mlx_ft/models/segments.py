@@ -74,7 +74,7 @@ def install(model: nn.Module) -> bool:
     """Let the attention of `model` know `Segments`; False when it is not mlx-lm's own.
 
     mlx-lm's models call a function of their module's. The one put in its place computes the same
-    for every other cache, with the exponentials of `mlx_ft.exponentials`.
+    for every other cache, up to rounding: with the exponentials of `mlx_ft.exponentials`.
     """
     names = {type(module).__module__ for module in model.modules()}
     modules = [sys.modules[name] for name in sorted(names) if name.startswith("mlx_lm.")]

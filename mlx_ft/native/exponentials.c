@@ -1,8 +1,9 @@
 /* Functions of float32 numbers that MLX's CPU build computes one by one, in vectors and threads.
 
-   MLX has no way to let its graph call C, except for its products: `mx.addmm(c, a, b, alpha=DOOR)`
-   copies c, as it does for any product, and then comes here, where a[0] names the function that
-   takes the product's place. Every number comes out the same wherever it lies in an array and
+   From Python MLX's graph can call no C on a CPU, except for its products (an operation of one's
+   own would be C++, built against one version of MLX): `mx.addmm(c, a, b, alpha=DOOR)` copies c, or
+   takes its memory where nobody else needs it, as for any product, and then comes here, where a[0]
+   names the function that takes the product's place. Every number comes out the same wherever it lies in an array and
    whatever threads there are. */
 
 #include <float.h>
@@ -12,7 +13,9 @@
 
 #include "native.h"
 
-enum { SILU = 1, SILU_SLOPE = 2, SOFTMAX = 3, LANES = 16, SHARE = 1 << 14 };
+/* The lowest bits of a[0]; the others are the numbers of a row, where b has rows as well. */
+enum { SILU = 1, SILU_SLOPE = 2, SOFTMAX = 3, SOFTMAX_SLOPE = 4, KINDS = 8 };
+enum { LANES = 16, SHARE = 1 << 14 };
 
 typedef struct {
     int columns, step;
@@ -90,16 +93,35 @@ INLINED void softmax(const arrays *p, int first, int end) {
     }
 }
 
+/* Each row of c: b (c - sum of b c), the derivative of a softmax b, times c. */
+INLINED void softmax_slope(const arrays *p, int first, int end) {
+    int n = p->columns, whole = n - n % LANES;
+    for (int row = first; row < end; row++) {
+        float *restrict c = p->c + (size_t)row * n, sums[LANES] = {0}, sum = 0;
+        const float *restrict b = p->b + (size_t)row * n;
+        for (int i = 0; i < whole; i += LANES)
+            for (int j = 0; j < LANES; j++) sums[j] += b[i + j] * c[i + j];
+        for (int i = whole; i < n; i++) sum += b[i] * c[i];
+        for (int j = 0; j < LANES; j++) sum += sums[j];
+        for (int i = 0; i < n; i++) c[i] = b[i] * (c[i] - sum);
+    }
+}
+
 FOR_EACH_PROCESSOR(silu_of, arrays, silu)
 FOR_EACH_PROCESSOR(silu_slope_of, arrays, silu_slope)
 FOR_EACH_PROCESSOR(softmax_of, arrays, softmax)
+FOR_EACH_PROCESSOR(softmax_slope_of, arrays, softmax_slope)
 
-void in_place(int function, int rows, int columns, const float *b, float *c, int step) {
+void in_place(int which, int rows, int columns, const float *b, float *c, int step) {
     arrays all = {columns, step, b, c};
     double most = (double)rows * columns / SHARE;
-    switch (function) {
+    switch (which % KINDS) {
     case SILU: in_parts(silu_of, &all, columns, most); break;
     case SILU_SLOPE: in_parts(silu_slope_of, &all, columns, most); break;
     case SOFTMAX: in_parts(softmax_of, &all, rows, most); break;
+    case SOFTMAX_SLOPE:
+        all.columns = which / KINDS;
+        in_parts(softmax_slope_of, &all, columns / all.columns, most);
+        break;
     }
 }

@@ -8,7 +8,7 @@
    number: nobody multiplies by it. */
 #define DOOR (-0x1.5ap-126f)
 __attribute__((visibility("hidden")))
-void in_place(int function, int rows, int columns, const float *b, float *c, int step);
+void in_place(int which, int rows, int columns, const float *b, float *c, int step);
 
 int scipy_openblas_get_num_threads(void);
 

@@ -217,6 +217,7 @@ words = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs
 )
 @example(8, 1e-5, "0e0", "attention")  # a float to OmegaConf, and a text to PyYAML
 @example(8, 1e-5, "-1_0E+3", "attention")
+@example(8, 1e-5, "1_0.5e3", "attention")
 @pytest.mark.slow
 def test_the_public_form_runs_again_as_it_is(tmp_path, rank, rate, name, modules):
     cfg = OmegaConf.create(asdict(Config()))
