@@ -87,6 +87,8 @@ CASES = (
     Case("135M", 30, (256,) * 4, 16, targets_only=False),
     Case("135M", 30, (512,) * 8, 4, targets=1.0),
     Case("135M", 30, (64,), 8, dtype="bfloat16"),
+    Case("135M", 3, (1400,)),
+    Case("135M", 3, (2500,), checkpointed=True),
     Case("1B", 6, (256, 256)),
     Case("1B", 6, (512, 512), segments=False, checkpointed=True),
     Case("1B", 6, (256, 256), modules="attention"),

@@ -8,7 +8,8 @@ kept     an adapted layer keeps 4 D + 3 Q + 2 S + 5 F + 7 r + H T
 copies   in 16 bits 5 D + Q + F in float32 beside, as the adapter is float32
 layer    while one goes backward: 1.15 times what it keeps, or 2.2 scores and 0.9 of the rest
 again    a checkpointed layer (Chen et al. 2016) keeps D; computed anew it takes 10 D + 10 Q + 4 S
-         + 18 F + 31 r + H T (MLX evaluates breadth first), or 3.2 scores and 1.8 of the rest
+         + 18 F + 31 r + H T (MLX evaluates breadth first), or 3.2 scores and 1.8 of the rest; with
+         exponentials in C 9 F and 2.4 H T, or 6.2 scores
 loss     3 float32 arrays of logits, of at most 2.35 chunks; in 16 bits 2 more of those. Head and
          loss are done before a layer goes backward.
 
@@ -106,8 +107,9 @@ class Estimate:
     parameters: of the base; weight_bits: of a base weight as it lies in memory, scales included.
     trainable: parameters of the adapter; moments: arrays of that size that the optimizer keeps.
     float_bytes: of an activation. full_logits: computed at every position, targets or not.
-    own_exponentials: those of exponentials.py, which keep less than MLX's. below: parameters of the
-    layers below the adapter; offloaded: they are in memory only while they are used.
+    own_exponentials: those of exponentials.py, which keep less than MLX's; native: in C, with
+    less still. below: parameters of the layers below the adapter; offloaded: they are in memory
+    only while they are used.
     """
 
     dimensions: Dimensions
@@ -121,6 +123,7 @@ class Estimate:
     checkpointed: int
     full_logits: bool = False
     own_exponentials: bool = False
+    native: bool = False
     below: int = 0
     offloaded: bool = False
 
@@ -167,6 +170,7 @@ class Estimate:
         size, cells = self.dimensions, sum(lengths)
         pairs = size.heads * sum(length**2 for length in lengths) * self.float_bytes
         own = self.float_bytes == 4 and self.own_exponentials
+        native = own and self.native
         widths = cells * self._bytes(4, 3, 2, 3 if own else 5, 7)
         copies = cells * self._copies(5, 1, 1)
         loss = self._loss(cells, max(1, targets))
@@ -179,9 +183,11 @@ class Estimate:
             layer = max(1.15 * (widths + pairs), 0.9 * widths + 2.2 * pairs)
             loss += 0.45 * (widths + pairs)
         if self.checkpointed:
-            widest = self._bytes(10, 10, 4, 14 if own else 18, 31) + self._copies(15, 3, 6)
-            scores = 2 * pairs if own else pairs
-            again = max(cells * widest + scores, 1.8 * (widths + copies) + 3.2 * pairs)
+            arrays = 9 if native else 14 if own else 18
+            widest = self._bytes(10, 10, 4, arrays, 31) + self._copies(15, 3, 6)
+            scores = 2.4 * pairs if native else 2 * pairs if own else pairs
+            parts = 1.8 * (widths + copies) + (6.2 if native else 3.2) * pairs
+            again = max(cells * widest + scores, parts)
             layer = max(layer, again - whole)  # what whole layers kept is gone by then
         return Needs(*map(round, (kept, layer, loss, update)))
 
@@ -204,6 +210,8 @@ class Estimate:
         width = self.dimensions.vocabulary
         own = 0 if self.float_bytes == 4 else 2 * self.float_bytes
         if self.full_logits:
+            if self.float_bytes == 4 and self.native:
+                return width * (12 * targets + 4 * cells)
             return width * (16 * targets + 2 * self.float_bytes * cells)
         arrays = 8 if self.own_exponentials else 12  # see exponentials.normalized
         return width * min(targets, AT_ONCE * max(1, CHUNK // width)) * (arrays + own)
@@ -221,6 +229,9 @@ def estimate(
     full_logits: bool = False,
 ) -> Estimate:
     """The memory of a resolved run. weights: bytes of the base as it lies in memory, all of it."""
+    from mlx_ft.exponentials import native  # imports MLX
+
+    own = runtime.scalar_exponentials() and config.memory_profile.name not in MACS
     return Estimate(
         dimensions,
         parameters,
@@ -232,7 +243,8 @@ def estimate(
         4 if config.memory_profile.compute_dtype == "float32" else 2,
         count(config.memory_profile.grad_checkpoint, adapted),
         full_logits,
-        runtime.scalar_exponentials() and config.memory_profile.name not in MACS,
+        own,
+        own and native(),
         below,
         config.train.offload_frozen,
     )
