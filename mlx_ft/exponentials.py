@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -258,16 +258,17 @@ def attention(
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks
         )
-    if isinstance(mask, str):
-        mask = mx.arange(seen - length, seen)[:, None] >= mx.arange(seen)[None]
     # All heads of a key in one product.
     merged = (queries * scale).reshape(batch, key_heads, -1, width)
-    masks = [] if mask is None else [mask]
     if native():
-        both: Any = _attended(merged, keys, values, *masks)
+        masks = [mask] if isinstance(mask, mx.array) else []
+        causal = length if isinstance(mask, str) else 0
+        both: Any = _attending(causal)(merged, keys, values, *masks)
         return both[0].reshape(batch, heads, length, -1)  # type: ignore[no-any-return]
-    found = softmax(_scores(merged, keys, *masks)).reshape(batch, key_heads, -1, seen) @ values
-    return found.reshape(batch, heads, length, -1)
+    if isinstance(mask, str):
+        mask = mx.arange(seen - length, seen)[:, None] >= mx.arange(seen)[None]
+    weights = softmax(_scores(merged, keys, mask)).reshape(batch, key_heads, -1, seen)
+    return (weights @ values).reshape(batch, heads, length, -1)
 
 
 def _scores(queries: mx.array, keys: mx.array, mask: mx.array | None = None) -> mx.array:
@@ -281,29 +282,34 @@ def _scores(queries: mx.array, keys: mx.array, mask: mx.array | None = None) -> 
     return mx.where(mask, scores.reshape(batch, -1, length, seen), least)
 
 
-@mx.custom_function
-def _attended(
-    queries: mx.array, keys: mx.array, values: mx.array, *mask: mx.array
-) -> tuple[mx.array, mx.array]:
-    """The values, weighted, and their weights (B, K, heads of a key x L, S).
+@lru_cache(maxsize=1024)
+def _attending(causal: int) -> Callable[..., Any]:
+    """(queries (B, K, heads of a key x L, d), keys, values, mask or nothing) -> (values, weights).
 
-    One function, so that nothing but the weights is kept: the scores' memory becomes theirs.
+    causal: L, where each query sees one more than the one before it, and the last one all; 0: all
+    see what the mask says. One function with its gradient, so that nothing but the weights
+    (B, K, heads of a key x L, S) is kept: the scores' memory becomes theirs.
     """
-    scores = _scores(queries, keys, *mask)
-    seen = scores.shape[-1]
-    weights = _in_place(SOFTMAX, scores.reshape(-1, seen), mx.zeros((1, seen)))
-    weights = weights.reshape(*queries.shape[:-1], seen)
-    return weights @ values, weights
 
+    @mx.custom_function
+    def attended(queries: Any, keys: Any, values: Any, *mask: mx.array) -> Any:
+        scores = _scores(queries, keys, *mask)
+        seen = scores.shape[-1]
+        function = SOFTMAX + KINDS * causal
+        weights = _in_place(function, scores.reshape(-1, seen), mx.zeros((1, seen)))
+        weights = weights.reshape(*queries.shape[:-1], seen)
+        return weights @ values, weights
 
-@_attended.vjp
-def _attended_gradient(primals: Any, cotangents: Any, found: Any) -> Any:
-    queries, keys, values, *mask = primals
-    cotangent, weights = cotangents[0], found[1]
-    change = _through_softmax(weights, cotangent @ values.swapaxes(-1, -2))
-    return (
-        change @ keys,
-        change.swapaxes(-1, -2) @ queries,
-        weights.swapaxes(-1, -2) @ cotangent,
-        *map(mx.zeros_like, mask),
-    )
+    @attended.vjp
+    def gradient(primals: Any, cotangents: Any, found: Any) -> Any:
+        queries, keys, values, *mask = primals
+        cotangent, weights = cotangents[0], found[1]
+        change = _through_softmax(weights, cotangent @ values.swapaxes(-1, -2))
+        return (
+            change @ keys,
+            change.swapaxes(-1, -2) @ queries,
+            weights.swapaxes(-1, -2) @ cotangent,
+            *map(mx.zeros_like, mask),
+        )
+
+    return attended

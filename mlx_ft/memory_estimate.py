@@ -8,8 +8,7 @@ kept     an adapted layer keeps 4 D + 3 Q + 2 S + 5 F + 7 r + H T
 copies   in 16 bits 5 D + Q + F in float32 beside, as the adapter is float32
 layer    while one goes backward: 1.15 times what it keeps, or 2.2 scores and 0.9 of the rest
 again    a checkpointed layer (Chen et al. 2016) keeps D; computed anew it takes 10 D + 10 Q + 4 S
-         + 18 F + 31 r + H T (MLX evaluates breadth first), or 3.2 scores and 1.8 of the rest; with
-         exponentials in C 9 F and 2.4 H T, or 6.2 scores
+         + 18 F + 31 r + H T (MLX evaluates breadth first), or 3.2 scores and 1.8 of the rest
 loss     3 float32 arrays of logits, of at most 2.35 chunks; in 16 bits 2 more of those. Head and
          loss are done before a layer goes backward.
 
@@ -170,7 +169,6 @@ class Estimate:
         size, cells = self.dimensions, sum(lengths)
         pairs = size.heads * sum(length**2 for length in lengths) * self.float_bytes
         own = self.float_bytes == 4 and self.own_exponentials
-        native = own and self.native
         widths = cells * self._bytes(4, 3, 2, 3 if own else 5, 7)
         copies = cells * self._copies(5, 1, 1)
         loss = self._loss(cells, max(1, targets))
@@ -183,11 +181,9 @@ class Estimate:
             layer = max(1.15 * (widths + pairs), 0.9 * widths + 2.2 * pairs)
             loss += 0.45 * (widths + pairs)
         if self.checkpointed:
-            arrays = 9 if native else 14 if own else 18
-            widest = self._bytes(10, 10, 4, arrays, 31) + self._copies(15, 3, 6)
-            scores = 2.4 * pairs if native else 2 * pairs if own else pairs
-            parts = 1.8 * (widths + copies) + (6.2 if native else 3.2) * pairs
-            again = max(cells * widest + scores, parts)
+            widest = self._bytes(10, 10, 4, 14 if own else 18, 31) + self._copies(15, 3, 6)
+            scores = 2 * pairs if own else pairs
+            again = max(cells * widest + scores, 1.8 * (widths + copies) + 3.2 * pairs)
             layer = max(layer, again - whole)  # what whole layers kept is gone by then
         return Needs(*map(round, (kept, layer, loss, update)))
 

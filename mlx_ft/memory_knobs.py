@@ -42,7 +42,8 @@ def knobs(
     half = max(1, columns // 2), math.ceil(targets / 2)
     found = [
         (before - now.most(rows, *half),
-         f"memory_profile.max_seq_length={half[0]}", "see data.overlong for longer rows")
+         f"memory_profile.max_seq_length={half[0]}",
+         "longer rows are cut or refused, answers too: see data.overlong")
     ]  # fmt: skip
     if rows > 1:
         after = now.most(rows // 2, columns, math.ceil(targets / 2))
@@ -77,7 +78,7 @@ def _changes(now: Estimate, device: str, packed: bool) -> Iterator[tuple[Estimat
         yield job, f"lora.rank={now.rank // 2}", "room for less to be learned"
     if now.moments > 1:
         yield replace(now, moments=1), "optimizer=lion", "wants a learning rate a tenth as high"
-    slow = "slow on the CPU" if device == "cpu" else ""
+    slow = "tens of times slower on the CPU" if device == "cpu" else ""
     if now.weight_bits >= 16:
         keys = [] if packed else ["'model.quantize={bits: 4, group_size: 64, mode: affine}'"]
         keys += ["model.dequantize=false"] if packed or device == "cpu" else []

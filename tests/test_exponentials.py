@@ -230,6 +230,16 @@ def test_a_row_to_which_nothing_may_be_seen_and_what_is_hidden_from_all(scalar):
     np.testing.assert_allclose(found[1, :, 2:4], expected[1, :, 2:4], atol=1e-5)
 
 
+def test_what_causality_hides_may_be_anything(scalar):
+    queries, keys, values = (normals(2, 4, 5, 8, seed=seed) for seed in range(3))
+    arrays = [mx.array(array) for array in (queries, keys, values)]
+    expected = np.array(by_mlx(*arrays, "causal"))
+    keys[:, :, 3] = math.nan
+    found = np.array(exponentials.attention(arrays[0], mx.array(keys), arrays[2], 0.3, "causal"))
+    np.testing.assert_allclose(found[:, :, :3], expected[:, :, :3], atol=1e-5)
+    assert np.isnan(found[:, :, 3:]).all()
+
+
 @native
 def test_an_answer_does_not_depend_on_how_many_others_there_are():
     queries, keys = mx.array(normals(8, 9, 1, 8)), mx.array(normals(8, 3, 700, 8, seed=1))

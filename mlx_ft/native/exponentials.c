@@ -13,12 +13,14 @@
 
 #include "native.h"
 
-/* The lowest bits of a[0]; the others are the numbers of a row, where b has rows as well. */
+/* The lowest bits of a[0]. The others: of SOFTMAX, the rows of which the last one takes all numbers,
+   each one before it one less, and what it does not take becomes 0 (0: all take all); of
+   SOFTMAX_SLOPE, the numbers of a row. */
 enum { SILU = 1, SILU_SLOPE = 2, SOFTMAX = 3, SOFTMAX_SLOPE = 4, KINDS = 8 };
 enum { LANES = 16, SHARE = 1 << 14 };
 
 typedef struct {
-    int columns, step;
+    int columns, step, causal;
     const float *b;
     float *c;
 } arrays;
@@ -70,7 +72,8 @@ INLINED void silu_slope(const arrays *p, int first, int end) {
 INLINED void softmax(const arrays *p, int first, int end) {
     for (int row = first; row < end; row++) {
         float *c = p->c + (size_t)row * p->step;
-        int n = p->columns, whole = n - n % LANES;
+        int n = p->columns - (p->causal ? p->causal - 1 - row % p->causal : 0);
+        int whole = n - n % LANES;
         float tops[LANES], sums[LANES] = {0}, top = -INFINITY, sum = 0;
         for (int j = 0; j < LANES; j++) tops[j] = -INFINITY;
         for (int i = 0; i < whole; i += LANES)
@@ -90,6 +93,7 @@ INLINED void softmax(const arrays *p, int first, int end) {
         for (int j = 0; j < LANES; j++) sum += sums[j];
         float factor = top <= FLT_MAX && top >= -FLT_MAX ? 1 / sum : NAN;
         for (int i = 0; i < n; i++) c[i] *= factor;
+        memset(c + n, 0, sizeof(float) * (size_t)(p->columns - n));
     }
 }
 
@@ -113,7 +117,7 @@ FOR_EACH_PROCESSOR(softmax_of, arrays, softmax)
 FOR_EACH_PROCESSOR(softmax_slope_of, arrays, softmax_slope)
 
 void in_place(int which, int rows, int columns, const float *b, float *c, int step) {
-    arrays all = {columns, step, b, c};
+    arrays all = {columns, step, which / KINDS, b, c};
     double most = (double)rows * columns / SHARE;
     switch (which % KINDS) {
     case SILU: in_parts(silu_of, &all, columns, most); break;
