@@ -253,7 +253,10 @@ def attention(
         pays = native()
     else:  # as for a row alone, so that its numbers do not depend on the others
         pays = length > 1 or heads * seen > SMALL
-    plain = mask in (None, "causal") if isinstance(mask, str | None) else mask.dtype == mx.bool_
+    if isinstance(mask, mx.array):
+        plain = mask.dtype == mx.bool_
+    else:  # more queries than keys would leave some with less than nothing to see
+        plain = mask is None or (mask == "causal" and length <= seen)
     if not (pays and plain and sinks is None and one_by_one(queries)):
         return mx.fast.scaled_dot_product_attention(
             queries, keys, values, scale=scale, mask=mask, sinks=sinks

@@ -240,6 +240,14 @@ def test_what_causality_hides_may_be_anything(scalar):
     assert np.isnan(found[:, :, 3:]).all()
 
 
+def test_more_queries_than_keys_are_left_to_mlx(scalar):
+    queries = mx.array(normals(1, 4, 40, 8))
+    keys, values = (mx.array(normals(1, 4, 5, 8, seed=seed)) for seed in (1, 2))
+    found = exponentials.attention(queries, keys, values, 0.3, "causal")
+    expected = by_mlx(queries, keys, values, "causal")
+    np.testing.assert_array_equal(np.array(found), np.array(expected))
+
+
 @native
 def test_an_answer_does_not_depend_on_how_many_others_there_are():
     queries, keys = mx.array(normals(8, 9, 1, 8)), mx.array(normals(8, 3, 700, 8, seed=1))

@@ -137,6 +137,18 @@ def test_without_compiler_and_library_one_line_names_the_mend(tmp_path: Path) ->
 
 
 @linux
+@pytest.mark.parametrize("compiler", [True, False])
+def test_whether_products_lead_to_functions_in_c_is_found_out(
+    compiler: bool, tmp_path: Path
+) -> None:
+    code = "from mlx_ft import runtime\nruntime.prepare()\n"
+    code += "from mlx_ft import exponentials\nprint(exponentials.native())"
+    path = {} if compiler else {"PATH": str(tmp_path)}
+    done = python(NO_SYSTEM_BLAS + code, MLX_FT_CACHE=str(tmp_path / "cache"), **path)
+    assert done.stdout == f"{compiler}\n", done.stderr
+
+
+@linux
 def test_compiles_once_and_keeps_it(tmp_path: Path) -> None:
     first = prepared(tmp_path)
     (shim,) = (tmp_path / "blas").iterdir()

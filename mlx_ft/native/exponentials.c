@@ -3,8 +3,8 @@
    From Python MLX's graph can call no C on a CPU, except for its products (an operation of one's
    own would be C++, built against one version of MLX): `mx.addmm(c, a, b, alpha=DOOR)` copies c, or
    takes its memory where nobody else needs it, as for any product, and then comes here, where a[0]
-   names the function that takes the product's place. Every number comes out the same wherever it lies in an array and
-   whatever threads there are. */
+   names the function that takes the product's place. Every number comes out the same wherever it
+   lies in an array and whatever threads there are. */
 
 #include <float.h>
 #include <math.h>
